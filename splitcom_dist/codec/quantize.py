@@ -1,0 +1,108 @@
+"""Token rows to bytes and back. A quantizer keeps no state; both ends derive the same reconstruction from its bytes.
+
+Rows are (tokens, d). `encode` gives the packet sections `scales` and `symbols`; sizes depend on (tokens, d) alone, so
+a receiver knows them before it reads a byte.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Quantizer(Protocol):
+    name: str
+
+    def scale_bytes(self, tokens: int) -> int: ...
+
+    def symbol_bytes(self, tokens: int, width: int) -> int: ...
+
+    def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(tokens, d) -> uint8 scales, uint8 symbols, row after row."""
+        ...
+
+    def decode(self, scales: Tensor, symbols: Tensor, tokens: int, width: int) -> Tensor:
+        """The reconstruction (tokens, d) in the dtype of the activation, in storage of its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The rows as they are, in their own dtype: SplitLoRA's wire. No error."""
+
+    dtype: torch.dtype
+    name: str = "none"
+
+    def scale_bytes(self, tokens: int) -> int:
+        return 0
+
+    def symbol_bytes(self, tokens: int, width: int) -> int:
+        return tokens * width * self.dtype.itemsize
+
+    def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return _empty(), _bytes(rows.to(self.dtype))
+
+    def decode(self, scales: Tensor, symbols: Tensor, tokens: int, width: int) -> Tensor:
+        return symbols.clone().view(self.dtype).view(tokens, width)
+
+
+@dataclass(frozen=True)
+class Half:
+    """IEEE half precision. Error at most 2^-11 |x| + 2^-25 up to 65504; larger values saturate instead of overflowing."""
+
+    dtype: torch.dtype
+    name: str = "fp16"
+
+    def scale_bytes(self, tokens: int) -> int:
+        return 0
+
+    def symbol_bytes(self, tokens: int, width: int) -> int:
+        return tokens * width * 2
+
+    def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return _empty(), _bytes(rows.clamp(-65504.0, 65504.0).half())
+
+    def decode(self, scales: Tensor, symbols: Tensor, tokens: int, width: int) -> Tensor:
+        # A copy also when dtypes agree: symbols lie in a receive buffer that the next packet overwrites.
+        return symbols.clone().view(torch.float16).view(tokens, width).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Int8:
+    """One signed byte an element, one bf16 scale s a token (abs-max / 127, rounded up).
+
+    Error at most s/2 <= absmax/127 * (1/2 + 2^-7), and the rounding of the output dtype.
+    """
+
+    dtype: torch.dtype
+    name: str = "int8"
+
+    def scale_bytes(self, tokens: int) -> int:
+        return tokens * 2
+
+    def symbol_bytes(self, tokens: int, width: int) -> int:
+        return tokens * width
+
+    def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        rows = rows.float()
+        # bf16 keeps 8 bits: 2^-8 above the exact scale, rounding to nearest cannot fall below it and clip the peak.
+        scales = (rows.abs().amax(dim=1) * ((1 + 2**-8) / 127)).bfloat16()
+        step = scales.float().clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
+        symbols = (rows / step).round_().clamp_(-127, 127).to(torch.int8)
+        return _bytes(scales), _bytes(symbols)
+
+    def decode(self, scales: Tensor, symbols: Tensor, tokens: int, width: int) -> Tensor:
+        step = scales.clone().view(torch.bfloat16).float().unsqueeze(1)
+        return (symbols.view(torch.int8).view(tokens, width).float() * step).to(self.dtype)
+
+
+QUANTIZERS = {"none": Plain, "fp16": Half, "int8": Int8}
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+def _empty() -> Tensor:
+    return torch.empty(0, dtype=torch.uint8)

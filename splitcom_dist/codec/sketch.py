@@ -1,0 +1,31 @@
+"""Random projections: what a client keeps of an activation it has sent (SplitCom, client cache)."""
+
+import torch
+from torch import Tensor
+
+from splitcom_dist.codec.ragged import sample_index
+
+
+def projection(rows: int, width: int, seed: int) -> Tensor:
+    """Gaussian projection (d, k), scaled by 1/sqrt(k) so that norms are kept in expectation (Johnson-Lindenstrauss).
+
+    One projection serves every token; the sketch of a sample is its (tokens, k) matrix. Its cosine has the error of
+    a projection with tokens * k rows: below (1 - rho^2) / sqrt(k), SplitCom's single projection of k rows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(width, rows, generator=generator) / rows**0.5
+
+
+def sample_cosine(now: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
+    """Cosine of each sample's two sketches, flattened over tokens: (T, k), (T, k), (B,) -> (B,). 0 against a zero sketch."""
+    index = sample_index(lengths)
+    sums = torch.zeros(3, len(lengths), dtype=torch.float64, device=now.device)
+    pairs = ((now, reference), (now, now), (reference, reference))
+    for total, (left, right) in zip(sums, pairs, strict=True):
+        total.index_add_(0, index, (left.double() * right.double()).sum(dim=1))
+    return sums[0] / (sums[1] * sums[2]).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def token_relative_l2(now: Tensor, reference: Tensor) -> Tensor:
+    """||now - reference|| / ||now|| of each token: (T, k), (T, k) -> (T,)."""
+    return (now - reference).norm(dim=1) / now.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,54 @@
+"""The reference store: per sample, the last reconstruction that both ends of a link agree on."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+class ReferenceStore:
+    """References of one client on one link, by sample id.
+
+    The two ends may keep different views of a reference (the server all of it, a SplitCom client its sketch), so
+    equality is watched through what made it: each entry carries the crc32 of the bytes that were sent, and the store
+    an order-free digest over (sample, crc32). Equal digests mean equal references, whichever order they came in.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[Tensor, int]] = {}
+        self.digest = 0  # fits an int64
+
+    def __contains__(self, sample: int) -> bool:
+        return sample in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def known(self, samples: list[int]) -> Tensor:
+        """Which samples have a reference: (B,) bool."""
+        return torch.tensor([sample in self._entries for sample in samples], dtype=torch.bool)
+
+    def get(self, sample: int) -> Tensor:
+        """The reference of a sample; KeyError if it has none."""
+        return self._entries[sample][0]
+
+    def put(self, sample: int, reference: Tensor, crc: int) -> None:
+        """Replace a sample's reference; `crc` is the crc32 of the sent bytes that reconstruct to it."""
+        if sample in self._entries:
+            self.digest ^= _mark(sample, self._entries[sample][1])
+        self._entries[sample] = (reference, crc)
+        self.digest ^= _mark(sample, crc)
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self.digest = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the references held."""
+        return sum(reference.nbytes for reference, _ in self._entries.values())
+
+
+def _mark(sample: int, crc: int) -> int:
+    hashed = hashlib.blake2b(sample.to_bytes(8, "little") + crc.to_bytes(4, "little"), digest_size=8).digest()
+    return int.from_bytes(hashed, "little") >> 1

@@ -1,0 +1,164 @@
+"""The packet: a fixed header of int64 and one uint8 body. Pure functions from fields to bytes and back.
+
+A receiver believes a header only after `parse_header`: magic, version, checksum, what the schedule expects at this
+point, and every length against what the configuration allows. Only then does it know how long the body is.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splitcom_dist.errors import WireError
+from splitcom_dist.links import LINKS
+
+MAGIC = 0x53504C4954434F4D  # "SPLITCOM"
+VERSION = 1
+SECTIONS = ("manifest", "labels", "modes", "scales", "symbols")
+FIELDS = (
+    "magic", "version", "link", "step", "client", "flags", "samples", "tokens", "n_i", "n_p", "n_s",
+    *(f"{section}_bytes" for section in SECTIONS), "store_digest", "body_crc", "header_crc",
+)  # fmt: skip
+HEADER = struct.Struct(f"<{len(FIELDS)}q")
+RESYNC = 1  # flag: "my store differs from yours; send this batch again as I frames"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The fields a sender chooses; magic, version, lengths and checksums are filled in by `pack`."""
+
+    link: int
+    step: int
+    client: int
+    samples: int = 0
+    tokens: int = 0
+    n_i: int = 0
+    n_p: int = 0
+    n_s: int = 0
+    flags: int = 0
+    store_digest: int = 0
+    section_bytes: tuple[int, ...] = (0,) * len(SECTIONS)
+    body_crc: int = 0
+
+    @property
+    def body_bytes(self) -> int:
+        return sum(self.section_bytes)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the schedule and the configuration allow at this point; all counts are maxima but link, step, client."""
+
+    peer: str
+    link: int
+    step: int
+    client: int
+    max_samples: int
+    max_tokens: int
+    section_bytes: tuple[int, ...]  # largest size of each section
+    flags: int = 0  # flags that may be set
+
+    @property
+    def max_bytes(self) -> int:
+        return HEADER.size + sum(self.section_bytes)
+
+    def error(self, field: str, reason: str) -> WireError:
+        return WireError(f"{self.peer}, {LINKS[self.link]}, step {self.step}: {field}: {reason}")
+
+
+def pack(header: Header, sections: dict[str, Tensor]) -> Tensor:
+    """Header and sections as one uint8 vector; the only allocation is the vector itself."""
+    parts = [sections.get(name, _NOTHING).reshape(-1).cpu() for name in SECTIONS]
+    sizes = tuple(len(part) for part in parts)
+    packet = torch.empty(HEADER.size + sum(sizes), dtype=torch.uint8)
+    torch.cat(parts, out=packet[HEADER.size :])
+    body_crc = zlib.crc32(memoryview(packet.numpy())[HEADER.size :])
+    header = replace(header, section_bytes=sizes, body_crc=body_crc)
+    packet[: HEADER.size] = torch.frombuffer(bytearray(_header_bytes(header)), dtype=torch.uint8)
+    return packet
+
+
+def parse_header(first: Tensor, expected: Expected) -> Header:
+    """The header at the front of a message (uint8). Raises WireError naming peer, link, step and field."""
+    if len(first) < HEADER.size:
+        raise expected.error("header", f"{len(first)} bytes, {HEADER.size} expected")
+    raw = bytes(first[: HEADER.size].numpy())
+    values = dict(zip(FIELDS, HEADER.unpack(raw), strict=True))
+    for field, wanted in (("magic", MAGIC), ("version", VERSION), ("header_crc", _crc(raw[:-8]))):
+        if values[field] != wanted:
+            raise expected.error(field, f"{values[field]}, {wanted} expected")
+    for field in ("link", "step", "client"):
+        if values[field] != getattr(expected, field):
+            raise expected.error(field, f"{values[field]}, {getattr(expected, field)} expected")
+    _check_ranges(values, expected)
+    return Header(
+        **{name: values[name] for name in ("link", "step", "client", "samples", "tokens", "n_i", "n_p", "n_s")},
+        flags=values["flags"],
+        store_digest=values["store_digest"],
+        section_bytes=tuple(values[f"{section}_bytes"] for section in SECTIONS),
+        body_crc=values["body_crc"],
+    )
+
+
+def parse_body(header: Header, body: Tensor, expected: Expected) -> dict[str, Tensor]:
+    """Sections of a body (uint8) as views into it. Raises WireError if it is not what was sent."""
+    if len(body) != header.body_bytes:
+        raise expected.error("body", f"{len(body)} bytes, {header.body_bytes} expected")
+    if zlib.crc32(memoryview(body.numpy())) != header.body_crc:
+        raise expected.error("body_crc", "the body is not what was sent")
+    return dict(zip(SECTIONS, body.split(list(header.section_bytes)), strict=True))
+
+
+def pack_manifest(samples: list[int], lengths: Tensor) -> Tensor:
+    """Which samples follow, and how many positions each has: uint32 ids, then uint16 lengths."""
+    ids = np.asarray(samples, dtype="<u4").tobytes()
+    return torch.frombuffer(bytearray(ids + lengths.numpy().astype("<u2").tobytes()), dtype=torch.uint8)
+
+
+def parse_manifest(header: Header, manifest: Tensor, expected: Expected) -> tuple[list[int], Tensor]:
+    """Distinct sample ids and lengths (B,) whose sum is the header's token count. Raises WireError."""
+    if len(manifest) != MANIFEST_BYTES * header.samples or not header.samples:
+        raise expected.error("manifest", f"{len(manifest)} bytes for {header.samples} samples")
+    raw = manifest.numpy().tobytes()
+    samples = np.frombuffer(raw, "<u4", header.samples).tolist()
+    lengths = np.frombuffer(raw, "<u2", header.samples, offset=4 * header.samples).astype(np.int64)
+    if len(set(samples)) != len(samples):
+        raise expected.error("manifest", "a sample id stands twice")
+    if lengths.sum() != header.tokens or not lengths.all():
+        raise expected.error("manifest", f"lengths {lengths.tolist()} do not make {header.tokens} tokens")
+    return samples, torch.from_numpy(lengths)
+
+
+MANIFEST_BYTES = 6  # a sample
+
+_NOTHING = torch.empty(0, dtype=torch.uint8)
+
+
+def _check_ranges(values: dict[str, int], expected: Expected) -> None:
+    limits = {"samples": expected.max_samples, "tokens": expected.max_tokens, "store_digest": 2**63 - 1}
+    limits |= {f"{name}_bytes": size for name, size in zip(SECTIONS, expected.section_bytes, strict=True)}
+    limits |= {"n_i": values["tokens"], "n_p": values["tokens"], "n_s": values["tokens"], "body_crc": 2**32 - 1}
+    for field, limit in limits.items():
+        if not 0 <= values[field] <= limit:
+            raise expected.error(field, f"{values[field]} is not within 0 and {limit}")
+    if values["flags"] & ~expected.flags:
+        raise expected.error("flags", f"{values['flags']} is not allowed here")
+    if values["n_i"] + values["n_p"] + values["n_s"] != values["tokens"]:
+        raise expected.error("n_i", "frame counts do not add up to the tokens")
+    if values["manifest_bytes"] not in (0, MANIFEST_BYTES * values["samples"]):
+        raise expected.error("manifest_bytes", f"{values['manifest_bytes']} for {values['samples']} samples")
+
+
+def _header_bytes(header: Header) -> bytes:
+    named = {"magic": MAGIC, "version": VERSION, "header_crc": 0}
+    named |= {field: getattr(header, field) for field in FIELDS if hasattr(header, field)}
+    named |= {f"{name}_bytes": size for name, size in zip(SECTIONS, header.section_bytes, strict=True)}
+    raw = HEADER.pack(*(named[field] for field in FIELDS))
+    return raw[:-8] + struct.pack("<q", _crc(raw[:-8]))
+
+
+def _crc(raw: bytes) -> int:
+    return zlib.crc32(raw)

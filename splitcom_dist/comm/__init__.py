@@ -1,0 +1,1 @@
+"""Bytes between ranks: who talks to whom, and every byte counted."""

@@ -1,0 +1,77 @@
+"""An edge between a client rank and a server rank: whole packets in, whole packets out, every byte counted.
+
+A packet travels as one message of at most `SLOT` bytes, then one message with the rest, if any. The receiver posts
+the slot ahead of time and learns from the header, once it believes it, how long the rest is.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from splitcom_dist.codec.wire import HEADER, Expected, Header, pack, parse_body, parse_header
+from splitcom_dist.comm.failures import naming
+from splitcom_dist.links import LINKS
+
+SLOT = 32 * 1024  # bytes; up to here a second message costs more than sending the first one whole
+
+
+class Pending(Protocol):
+    def wait(self) -> object: ...
+
+
+class Transport(Protocol):
+    def send(self, message: Tensor) -> None: ...
+
+    def post_receive(self, buffer: Tensor) -> Pending: ...
+
+
+class Edge:
+    """This rank's end of the edge to `peer` (its name in the layout)."""
+
+    def __init__(self, transport: Transport, peer: str) -> None:
+        self.peer = peer
+        self._transport = transport
+        self._slot = torch.empty(SLOT, dtype=torch.uint8)
+        self._buffer = self._slot
+        self._posted: Pending | None = None
+
+    def send(self, header: Header, sections: dict[str, Tensor]) -> int:
+        """Send one packet; returns its size on the wire in bytes."""
+        packet = pack(header, sections)
+        with naming(self.peer, f"{LINKS[header.link]}, step {header.step}"):
+            self._transport.send(packet[:SLOT])
+            if len(packet) > SLOT:
+                self._transport.send(packet[SLOT:])
+        return len(packet)
+
+    def post(self) -> None:
+        """Open the slot for the peer's next packet, so that it can arrive while this rank computes."""
+        if self._posted is None:
+            self._posted = self._transport.post_receive(self._slot)
+
+    def receive(self, expected: Expected) -> tuple[Header, dict[str, Tensor], int]:
+        """The next packet: header, sections, size in bytes. Raises WireError or PeerLost.
+
+        Sections are views into a buffer that the next `receive` overwrites. No more than the larger of `SLOT` and
+        `expected.max_bytes` is ever allocated.
+        """
+        self.post()
+        with naming(self.peer, f"{LINKS[expected.link]}, step {expected.step}"):
+            assert self._posted is not None
+            self._posted.wait()
+        self._posted = None
+        header = parse_header(self._slot, expected)
+        total = HEADER.size + header.body_bytes
+        packet = self._slot[:total]
+        if total > SLOT:
+            packet = self._rest(total, expected)
+        return header, parse_body(header, packet[HEADER.size :], expected), total
+
+    def _rest(self, total: int, expected: Expected) -> Tensor:
+        if len(self._buffer) < total:
+            self._buffer = torch.empty(total, dtype=torch.uint8)
+        self._buffer[:SLOT] = self._slot
+        with naming(self.peer, f"{LINKS[expected.link]}, step {expected.step}"):
+            self._transport.post_receive(self._buffer[SLOT:total]).wait()
+        return self._buffer[:total]

@@ -1,0 +1,17 @@
+"""What can go wrong, as one line a person can act on."""
+
+
+class SplitcomError(Exception):
+    """An error whose message is the whole report: one line naming key, file or peer, and the mend."""
+
+
+class UserError(SplitcomError):
+    """A mistake in configuration, data or environment; every rank leaves with exit code 2."""
+
+
+class WireError(SplitcomError):
+    """A packet that must not be believed; names peer, link, step and field. The store is unchanged."""
+
+
+class PeerLost(SplitcomError):
+    """A peer closed its connection or was silent for longer than the timeout."""

@@ -1,0 +1,105 @@
+"""LoRA adapters of a part: attached by peft, initialised alike everywhere, moved as one flat vector."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import peft
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from splitcom_dist.config import LoraConfig
+from splitcom_dist.errors import UserError
+from splitcom_dist.models.families import family_of
+
+
+def peft_config(model_type: str, lora: LoraConfig, base: str) -> peft.LoraConfig:
+    """The adapter's configuration as peft writes it; targets default to the family's attention projections."""
+    return peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast(int, lora.alpha),
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules or family_of(model_type).lora_targets),
+        fan_in_fan_out=model_type == "gpt2",  # its Conv1D stores weights transposed
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+    )
+
+
+def attach_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PreTrainedModel:
+    """Insert trainable adapters in place; A is uniform as in peft, B zero.
+
+    A is drawn from (seed, module name), so a split model starts from exactly the adapters of the whole one.
+    Raises UserError when no module of the part has a target's name.
+    """
+    config = peft_config(model.config.model_type, lora, "")
+    try:
+        peft.inject_adapter_in_model(config, model)
+    except ValueError as error:
+        raise UserError(
+            f"lora.target_modules={lora.target_modules}: {str(error).splitlines()[0][:200]}"
+        ) from None
+    for name, parameter in adapter_parameters(model).items():
+        if ".lora_A." in name:
+            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            bound = 1 / math.sqrt(parameter.shape[1])
+            parameter.data = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+        parameter.data = parameter.data.float()  # adapters train in float32 whatever the model's dtype
+        parameter.requires_grad_(True)
+    return model
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Adapter parameters by name, in the order of every flat vector."""
+    named = {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
+    return dict(sorted(named.items()))
+
+
+def is_in_head(name: str, model_type: str, cut_layer: int) -> bool:
+    """Whether a parameter of the whole model belongs to the client's head."""
+    family = family_of(model_type)
+    block = re.search(rf"\.{family.blocks}\.(\d+)\.", name)
+    return int(block[1]) < cut_layer if block else family.embedding in name.split(".")
+
+
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """One float32 vector (n,) of all elements in order; a copy."""
+    return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+
+
+def unflatten_into(vector: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Write the vector (n,) of `flatten` back into `tensors`, in place."""
+    offset = 0
+    for tensor in tensors:
+        tensor.data.copy_(vector[offset : offset + tensor.numel()].view_as(tensor))
+        offset += tensor.numel()
+    if offset != vector.numel():
+        raise ValueError(f"vector has {vector.numel()} elements, adapters {offset}")
+
+
+def save_adapter(
+    folder: Path, parameters: Mapping[str, Tensor], config: peft.LoraConfig
+) -> None:
+    """Write a folder that `PeftModel.from_pretrained` loads: adapter_config.json and adapter_model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "base_model.model." + name.replace(".default.", "."): tensor.detach().float().cpu().contiguous()
+        for name, tensor in parameters.items()
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = {
+        key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()
+    }
+    settings["inference_mode"] = True
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", str(value))

@@ -1,0 +1,149 @@
+"""One part of a Hugging Face causal LM: the blocks a rank owns, with every absent block passed through.
+
+Names stay those of the whole model, so LoRA targets, adapter files and checkpoints need no translation, and the
+forward pass is Hugging Face's own (masks, rotary embeddings, sliding windows). The absent rooms are removed while
+the model is still without storage, so their weights are never read from disk.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from splitcom_dist.errors import UserError
+from splitcom_dist.models.families import Family, decoder_of, family_of
+from splitcom_dist.models.sources import ModelSource, causal_lm_class
+
+
+@dataclass(frozen=True)
+class Part:
+    """Blocks `first..last-1`; the embedding in front if first is 0, final norm and LM head behind if `lm_head`."""
+
+    first: int
+    last: int
+    lm_head: bool
+
+
+def head(cut_layer: int) -> Part:
+    return Part(0, cut_layer, lm_head=False)
+
+
+def body(cut_layer: int, block_count: int) -> Part:
+    return Part(cut_layer, block_count, lm_head=True)
+
+
+def whole(block_count: int) -> Part:
+    return Part(0, block_count, lm_head=True)
+
+
+class AbsentBlock(nn.Module):
+    """Stands where another rank's block would be."""
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden
+
+
+class NoPositions(nn.Module):
+    """Adds nothing: an activation from the cut carries its positions already."""
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        return torch.zeros(())
+
+
+def check_cut(cut_layer: int, block_count: int) -> None:
+    """Raise UserError unless both sides of the cut keep at least one block."""
+    if not 1 <= cut_layer < block_count:
+        raise UserError(
+            f"model.cut_layer={cut_layer}: the model has {block_count} blocks, choose 1 to {block_count - 1}"
+        )
+
+
+def load_part(source: ModelSource, part: Part, dtype: torch.dtype) -> PreTrainedModel:
+    """Materialise `part` of the model with frozen weights, in training mode.
+
+    Only tensors of the part are read (safetensors are memory-mapped). A tied LM head brings the embedding matrix
+    with it: there it is the same parameter. Raises UserError when weights are missing or unreadable.
+    """
+    config = source.config
+    family = family_of(config.model_type)
+    model_class = _with_absent_rooms(causal_lm_class(config), part, family)
+    try:
+        model, report = model_class.from_pretrained(
+            source.folder, config=config, dtype=dtype, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"model.name={source.name}: cannot load weights: {' '.join(str(error).split())[:300]}"
+        ) from None
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UserError(f"model.name={source.name}: weights lack {missing[0]} and {len(missing) - 1} more")
+    model.requires_grad_(False)
+    return cast(PreTrainedModel, model.train())
+
+
+def outline_part(source: ModelSource, part: Part) -> PreTrainedModel:
+    """The part without storage: to count what a rank would hold."""
+    family = family_of(source.config.model_type)
+    with torch.device("meta"):
+        return _with_absent_rooms(causal_lm_class(source.config), part, family)(source.config)
+
+
+def forward_blocks(
+    model: nn.Module, *, input_ids: Tensor | None = None, activation: Tensor | None = None
+) -> Tensor:
+    """Run a part without its LM head: (B, L) ids or (B, L, d) activation -> (B, L, d).
+
+    Rows are padded on the right only, so under a causal mask no real position sees a pad and no mask is needed.
+    """
+    decoder = cast(Any, model).base_model
+    output = decoder(input_ids=input_ids, inputs_embeds=activation, use_cache=False)
+    return cast(Tensor, output.last_hidden_state)
+
+
+def resident_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters and buffers this part holds; shared ones count once."""
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+
+
+def _with_absent_rooms(
+    base: type[PreTrainedModel], part: Part, family: Family
+) -> type[PreTrainedModel]:
+    """A subclass of the model whose constructor empties the rooms that `part` does not own."""
+
+    def __init__(self: Any, config: Any) -> None:
+        base.__init__(self, config)
+        decoder = decoder_of(self, family)
+        blocks = cast(nn.ModuleList, getattr(decoder, family.blocks))
+        for index in range(len(blocks)):
+            if not part.first <= index < part.last:
+                blocks[index] = AbsentBlock()
+        if part.first > 0:
+            for name in family.positions:
+                setattr(decoder, name, NoPositions())
+            _bypass(decoder, family.entrance)
+            if not config.tie_word_embeddings:
+                setattr(decoder, family.embedding, None)
+        if not part.lm_head:
+            _bypass(decoder, family.final)
+            self.lm_head = None
+            self.all_tied_weights_keys = {}  # else loading would look for the absent LM head
+
+    # The class keeps its name and module: Hugging Face looks up the conversion of old checkpoint keys by them.
+    return type(
+        base.__name__,
+        (base,),
+        {
+            "__init__": __init__,
+            "__module__": base.__module__,
+            "_keys_to_ignore_on_load_unexpected": [".*"],  # the other parts' weights are no surprise
+        },
+    )
+
+
+def _bypass(decoder: nn.Module, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(decoder, name, None) is not None:
+            setattr(decoder, name, nn.Identity())

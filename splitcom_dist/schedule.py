@@ -1,0 +1,65 @@
+"""What happens when: a pure function of the configuration and the shard sizes, equal on every rank.
+
+Both ends of every edge walk the same turns in the same order, so no transfer can wait for one behind it.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from splitcom_dist.layout import Layout
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps are counted over the whole run from 0, epochs from 0."""
+
+    layout: Layout
+    shard_sizes: tuple[int, ...]  # samples of each logical client
+    batch_size: int
+    epochs: int
+    round_steps: int  # fed.every: steps between two averagings
+    eval_epochs: int  # eval.every: epochs between two evaluations
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Until the largest shard is through; smaller ones have finished their epoch before."""
+        return max(self._batches(client) for client in range(self.layout.clients))
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def epoch_of(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def active_clients(self, step: int) -> list[int]:
+        """Logical clients that give a batch to this step, in the order of their turns."""
+        batch = step % self.steps_per_epoch
+        return [client for client in range(self.layout.clients) if batch < self._batches(client)]
+
+    def turns(self, step: int, rank: int) -> list[int]:
+        """Exchanges of one rank in one step: its own clients, or for a server those it serves.
+
+        Clients with consecutive numbers live on different ranks, so a server goes round the ranks, and while one
+        rank computes it serves the others.
+        """
+        layout = self.layout
+        active = self.active_clients(step)
+        if rank in layout.client_ranks:
+            return [client for client in active if layout.rank_of(client) == rank]
+        return [client for client in active if layout.server_of(layout.rank_of(client)) == rank]
+
+    def averages_after(self, step: int) -> bool:
+        """Whether client adapters are averaged after this step; always at the end of an epoch."""
+        return (step + 1) % self.round_steps == 0 or self._ends_epoch(step)
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether the aggregator evaluates after this step; always after the last one."""
+        due = (self.epoch_of(step) + 1) % self.eval_epochs == 0
+        return self._ends_epoch(step) and (due or step == self.total_steps - 1)
+
+    def _ends_epoch(self, step: int) -> bool:
+        return (step + 1) % self.steps_per_epoch == 0
+
+    def _batches(self, client: int) -> int:
+        return -(-self.shard_sizes[client] // self.batch_size)

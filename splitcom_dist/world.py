@@ -1,0 +1,126 @@
+"""The process groups of one rank, and a store for what ranks must tell each other outside the step."""
+
+import os
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from splitcom_dist.comm.failures import naming
+from splitcom_dist.errors import PeerLost, UserError
+from splitcom_dist.layout import Layout
+from splitcom_dist.place import Place
+
+class World:
+    """The process groups of one rank, and a store through which ranks wait for each other and report failures.
+
+    Long waits (a whole round, an evaluation) go through the store and watch the other side's progress; only
+    transfers that are due now wait inside a collective or a receive.
+    """
+
+    def __init__(self, place: Place, layout: Layout, timeout_seconds: float) -> None:
+        self.place = place
+        self.rank = place.rank
+        self.layout = layout
+        self.timeout = timeout_seconds
+        self._last_beat = 0.0
+        try:
+            self._join()
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"cannot meet the other {place.world_size - 1} ranks at {os.environ.get('MASTER_ADDR')}:"
+                f"{os.environ.get('MASTER_PORT')} within {timeout_seconds:.0f} s: {str(error).splitlines()[0]}"
+            ) from None
+
+    def _join(self) -> None:
+        for variable in ("MASTER_ADDR", "MASTER_PORT"):
+            if variable not in os.environ:
+                raise UserError(f"{self.place.launcher} gave no {variable}: export it (see launch/)")
+        patience = timedelta(seconds=self.timeout)
+        # torchrun's agent and our own launcher keep the store for their ranks; else rank 0 does.
+        hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=self.rank == 0 and not hosted,
+            timeout=patience,
+            wait_for_workers=False,
+        )
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a restarted job meets no old news
+        self._store = dist.PrefixStore(f"splitcom/{attempt}", store)
+        torch_store = dist.PrefixStore(f"torch/{attempt}", store)
+        dist.init_process_group(
+            "gloo", store=torch_store, rank=self.rank, world_size=self.place.world_size, timeout=patience
+        )
+        # Every rank creates every group, in the same order: one group an edge, so that a timeout closes that edge only.
+        layout = self.layout
+        self.edge_groups = {edge: dist.new_group(list(edge), timeout=patience) for edge in layout.edges()}
+        averaging = [*layout.client_ranks, layout.aggregator_rank]
+        self.averaging_group = dist.new_group(averaging, timeout=patience)
+        self.server_groups = {
+            server: dist.new_group([server, layout.aggregator_rank], timeout=patience)
+            for server in layout.server_ranks
+        }
+
+    def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """The element-wise sum of an int64 vector over all ranks; for small facts agreed at start and end."""
+        with naming("a rank", "a sum over all ranks"):
+            dist.all_reduce(values)
+        return values
+
+    def announce(self, key: str, value: str = "1") -> None:
+        self._store.set(key, value)
+
+    def beat(self) -> None:
+        """Say that this rank makes progress; cheap enough to call every step."""
+        now = time.monotonic()
+        if now - self._last_beat > 1.0:
+            self._last_beat = now
+            self._store.add(f"beat/{self.rank}", 1)
+
+    def wait_for(self, key: str, ranks: list[int], what: str) -> str:
+        """Block until `key` is announced; raises PeerLost if `ranks` make no progress for the timeout."""
+        beats, since = -1, time.monotonic()
+        while True:
+            try:
+                self._store.wait([key], timedelta(seconds=min(2.0, self.timeout)))
+                return str(self._store.get(key).decode())
+            except dist.DistStoreError:
+                pass
+            except RuntimeError as error:
+                raise PeerLost(f"the rendezvous store is gone while waiting for {what}") from error
+            self.raise_if_failed()
+            now = sum(self._store.add(f"beat/{rank}", 0) for rank in ranks)
+            if now != beats:
+                beats, since = now, time.monotonic()
+            if time.monotonic() - since > self.timeout:
+                names = ", ".join(self.layout.name_of(rank) for rank in ranks)
+                raise PeerLost(f"{names}: no progress for {self.timeout:.0f} s while waiting for {what}")
+
+    def report_failure(self) -> bool:
+        """True for the first rank that fails: it prints the one line; the others leave quietly."""
+        try:
+            return bool(self._store.add("failures", 1) == 1)
+        except RuntimeError:
+            return False  # the store went with the rank that hosts it, which has reported
+
+    def failed_elsewhere(self, patience_seconds: float = 1.0) -> bool:
+        """Whether another rank has reported a failure; a lost connection often arrives before the report."""
+        deadline = time.monotonic() + patience_seconds
+        while time.monotonic() < deadline:
+            try:
+                if self._store.add("failures", 0) > 0:
+                    return True
+            except RuntimeError:
+                return True
+            time.sleep(0.05)
+        return False
+
+    def raise_if_failed(self) -> None:
+        if self.failed_elsewhere(patience_seconds=0.01):
+            raise PeerLost("another rank failed")
+
+    def leave(self) -> None:
+        """Close the groups; every rank has passed the same last point."""
+        dist.destroy_process_group()

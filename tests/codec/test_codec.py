@@ -1,0 +1,152 @@
+"""Encoder and decoder stay in step over any order of visits, and SplitCom's rule is the paper's."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from splitcom_dist.codec.codec import Decoder, Encoder, Frames
+from splitcom_dist.codec.ragged import row_mask
+from splitcom_dist.codec.sketch import projection
+from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.errors import WireError
+
+WIDTH = 12
+GATES = ("always", "once", "cosine")
+
+
+def ends(**settings: object) -> tuple[Encoder, Decoder]:
+    config = LinkCodecConfig(**settings)  # type: ignore[arg-type]
+    return Encoder(config, WIDTH, torch.float32, seed=3), Decoder(config, WIDTH, torch.float32)
+
+
+def decode(decoder: Decoder, frames: Frames, samples: list[int]) -> Tensor:
+    return decoder.decode(**frames.sections, samples=samples, lengths=frames.lengths)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[list[int], float]]:
+    """Visits: distinct samples of a batch, and how far their activations have drifted since the last one."""
+    batch = st.lists(st.integers(0, 7), min_size=1, max_size=5, unique=True)
+    return draw(st.lists(st.tuples(batch, st.sampled_from([0.0, 0.01, 0.1, 1.0])), min_size=1, max_size=12))
+
+
+@settings(max_examples=60)
+@pytest.mark.parametrize(
+    ("gate", "quantizer", "store_dtype"),
+    list(itertools.product(GATES, ("none", "fp16", "int8"), ("bfloat16", "float32"))),
+)
+@given(history=histories(), theta=st.sampled_from([-1.0, 0.5, 0.98, 0.9999, 1.0]), seed=st.integers(0, 999))
+def test_stores_stay_equal_over_any_history(
+    gate: str, quantizer: str, store_dtype: str, history: list[tuple[list[int], float]], theta: float, seed: int
+) -> None:
+    encoder, decoder = ends(gate=gate, quantizer=quantizer, store_dtype=store_dtype, theta=theta)
+    generator = torch.Generator().manual_seed(seed)
+    lengths_of = {sample: 1 + sample % 4 for sample in range(8)}
+    current = {sample: torch.randn(length, WIDTH, generator=generator) for sample, length in lengths_of.items()}
+    references: dict[int, Tensor] = {}
+    for samples, drift in history:
+        for sample in samples:
+            current[sample] += drift * torch.randn(current[sample].shape, generator=generator)
+        lengths = torch.tensor([lengths_of[sample] for sample in samples])
+        values = torch.cat([current[sample] for sample in samples])
+        frames = encoder.encode(values, samples, lengths)
+        decoded = decode(decoder, frames, samples)
+        assert frames.intra + frames.skipped == int(lengths.sum()) == len(decoded)
+        assert encoder.store.digest == decoder.store.digest
+        if frames.sent is not None:
+            sent = row_mask(frames.sent, lengths)
+            quantized = encoder.quantizer.decode(*encoder.quantizer.encode(values[sent]), int(sent.sum()), WIDTH)
+            assert torch.equal(decoded[sent], quantized)
+            fresh = [sample for sample, is_sent in zip(samples, frames.sent.tolist(), strict=True) if is_sent]
+            rows = quantized.to(getattr(torch, store_dtype)).split(lengths[frames.sent].tolist())
+            references |= dict(zip(fresh, rows, strict=True))
+    for sample in range(8):
+        assert (sample in encoder.store) == (sample in decoder.store) == (sample in references)
+        if sample in references:
+            assert torch.equal(decoder.store.get(sample), references[sample])
+        if sample in references and gate == "cosine":
+            sketch = references[sample].float() @ projection(64, WIDTH, seed=3)
+            assert torch.allclose(encoder.store.get(sample), sketch, rtol=1e-4, atol=1e-4)
+
+
+def test_a_skipped_sample_is_decoded_to_its_stale_reference() -> None:
+    encoder, decoder = ends(gate="cosine", theta=0.9, store_dtype="float32")
+    first = torch.randn(5, WIDTH)
+    lengths = torch.tensor([5])
+    decode(decoder, encoder.encode(first, [4], lengths), [4])
+    frames = encoder.encode(first * 1.01, [4], lengths)
+    assert frames.skipped == 5 and len(frames.symbols) == 0
+    assert torch.equal(decode(decoder, frames, [4]), first)
+
+
+def test_cosine_gate_skips_above_theta_and_sends_below() -> None:
+    first, orthogonal = torch.zeros(2, 1, WIDTH)
+    first[0, 0], orthogonal[0, 1] = 1, 1
+    for theta, sent in ((0.5, True), (-0.9, False)):
+        encoder, _ = ends(gate="cosine", theta=theta, sketch_rows=4096)
+        encoder.encode(first, [0], torch.tensor([1]))
+        frames = encoder.encode(orthogonal, [0], torch.tensor([1]))
+        assert frames.similarity is not None and abs(float(frames.similarity.cosine)) < 0.1
+        assert (frames.intra == 1) is sent
+
+
+def test_caches_change_on_upload_only() -> None:
+    """Many small drifts, each below the gate, must add up against the last upload and be sent in the end."""
+    encoder, _ = ends(gate="cosine", theta=0.98, sketch_rows=1024)
+    angle, sent = 0.0, []
+    for _ in range(12):
+        values = torch.zeros(1, WIDTH)
+        values[0, 0], values[0, 1] = torch.cos(torch.tensor(angle)), torch.sin(torch.tensor(angle))
+        sent.append(encoder.encode(values, [0], torch.tensor([1])).intra == 1)
+        angle += 0.05  # cos 0.05 = 0.9988, far above theta; cos 0.25 = 0.969 is below
+    assert sent[0] and 1 <= sum(sent[1:]) <= 4
+
+
+def test_similarity_measures_relative_change() -> None:
+    encoder, _ = ends(gate="cosine", theta=1.0, sketch_rows=2048, store_dtype="float32")
+    values = torch.randn(50, WIDTH)
+    encoder.encode(values, [1], torch.tensor([50]))
+    frames = encoder.encode(values * 0.8, [1], torch.tensor([50]))
+    assert frames.similarity is not None
+    assert torch.allclose(frames.similarity.relative_l2, torch.full((4, 1), 0.25), atol=1e-3)
+    assert float(frames.similarity.cosine) == pytest.approx(1, abs=1e-6)
+
+
+def test_once_needs_no_values_for_samples_it_has_sent() -> None:
+    encoder, decoder = ends(gate="once", quantizer="fp16", store_dtype="float32")
+    values, lengths = torch.randn(4, WIDTH), torch.tensor([1, 3])
+    assert encoder.needs_values([0, 1])
+    first = decode(decoder, encoder.encode(values, [0, 1], lengths), [0, 1])
+    assert not encoder.needs_values([1, 0])
+    again = encoder.encode(None, [0, 1], lengths)
+    assert again.skipped == 4 and torch.equal(decode(decoder, again, [0, 1]), first)
+
+
+@pytest.mark.parametrize("section", ["modes", "scales", "symbols"])
+@pytest.mark.parametrize("change", ["short", "long"])
+@pytest.mark.parametrize("gate", GATES)
+def test_sections_of_a_wrong_size_leave_the_store_unchanged(section: str, change: str, gate: str) -> None:
+    encoder, decoder = ends(gate=gate, quantizer="int8")
+    frames = encoder.encode(torch.randn(6, WIDTH), [1, 2], torch.tensor([4, 2]))
+    sections = frames.sections
+    part = sections[section]
+    if gate == "always" and section == "modes":
+        pytest.skip("a gate that always sends has no mode map; the header check refuses one")
+    sections[section] = part[:-1] if change == "short" else torch.cat([part, part[:1]])
+    with pytest.raises(WireError, match=section):
+        decoder.decode(**sections, samples=[1, 2], lengths=frames.lengths)
+    assert len(decoder.store) == 0 and decoder.store.digest == 0
+
+
+def test_skipping_an_unknown_sample_is_an_error_and_changes_nothing() -> None:
+    encoder, decoder = ends(gate="cosine", theta=-1.0)
+    values, lengths = torch.randn(3, WIDTH), torch.tensor([3])
+    encoder.encode(values, [7], lengths)  # this packet is lost
+    frames = encoder.encode(torch.cat([values, values]), [7, 8], torch.tensor([3, 3]))
+    with pytest.raises(WireError, match="sample 7 is skipped"):
+        decode(decoder, frames, [7, 8])
+    assert len(decoder.store) == 0

@@ -1,0 +1,159 @@
+"""A packet that is not what was sent is refused by name before anything believes it."""
+
+import struct
+import tracemalloc
+import zlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from splitcom_dist.codec import wire
+from splitcom_dist.codec.labels import LabelCache, LabelSender
+from splitcom_dist.codec.wire import FIELDS, HEADER, SECTIONS, Expected, Header
+from splitcom_dist.errors import WireError
+
+EXPECTED = Expected("rank 1 (client 1)", 0, 5, 1, 8, 64, (48, 100, 1, 128, 4096))
+
+
+def example() -> Tensor:
+    lengths = torch.tensor([3, 4])
+    header = Header(link=0, step=5, client=1, samples=2, tokens=7, n_i=3, n_s=4, store_digest=77)
+    sections = {
+        "manifest": wire.pack_manifest([9, 4], lengths),
+        "modes": torch.tensor([1], dtype=torch.uint8),
+        "symbols": torch.arange(48, dtype=torch.uint8),
+    }
+    return wire.pack(header, sections)
+
+
+def read(packet: Tensor) -> tuple[Header, dict[str, Tensor]]:
+    header = wire.parse_header(packet, EXPECTED)
+    sections = wire.parse_body(header, packet[HEADER.size :], EXPECTED)
+    wire.parse_manifest(header, sections["manifest"], EXPECTED)
+    return header, sections
+
+
+def test_round_trip() -> None:
+    packet = example()
+    header, sections = read(packet)
+    samples, lengths = wire.parse_manifest(header, sections["manifest"], EXPECTED)
+    assert (samples, lengths.tolist()) == ([9, 4], [3, 4])
+    assert (header.tokens, header.n_i, header.n_s, header.store_digest) == (7, 3, 4, 77)
+    assert torch.equal(sections["symbols"], torch.arange(48, dtype=torch.uint8))
+    assert len(packet) == HEADER.size + header.body_bytes
+
+
+def forge(field: str, value: int) -> Tensor:
+    """A packet whose header field is changed by someone who also mends the header's checksum."""
+    packet = example()
+    values = dict(zip(FIELDS, HEADER.unpack(bytes(packet[: HEADER.size].numpy())), strict=True))
+    values[field] = value
+    raw = HEADER.pack(*values.values())
+    if field != "header_crc":
+        raw = raw[:-8] + struct.pack("<q", zlib.crc32(raw[:-8]))
+    packet[: HEADER.size] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    return packet
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@settings(max_examples=100)
+@given(value=st.integers(-(2**63), 2**63 - 1))
+def test_a_forged_header_field_is_refused(field: str, value: int) -> None:
+    packet = forge(field, value)
+    if torch.equal(packet, example()) or (field == "store_digest" and value >= 0):
+        return  # unchanged, or a digest: any is legal here, and the server compares it with its store's
+    with pytest.raises(WireError, match=r"rank 1 \(client 1\), up_activation, step 5: "):
+        read(packet)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("bit", range(64))
+def test_a_flipped_header_bit_is_refused(field: str, bit: int) -> None:
+    packet = example()
+    packet[8 * FIELDS.index(field) + bit // 8] ^= 1 << bit % 8
+    with pytest.raises(WireError):
+        read(packet)
+
+
+def test_every_flipped_body_bit_is_refused() -> None:
+    for position in range(HEADER.size, len(example())):
+        for bit in range(8):
+            packet = example()
+            packet[position] ^= 1 << bit
+            with pytest.raises(WireError, match="body_crc"):
+                read(packet)
+
+
+def test_truncated_and_extended_packets_are_refused() -> None:
+    packet = example()
+    for size in range(len(packet)):
+        with pytest.raises(WireError):
+            read(packet[:size])
+    with pytest.raises(WireError, match="body"):
+        read(torch.cat([packet, torch.zeros(1, dtype=torch.uint8)]))
+
+
+def test_ten_thousand_random_packets_are_refused_without_allocating() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tracemalloc.start()
+    for case in range(10_000):
+        size = int(torch.randint(0, 400, (1,), generator=generator))
+        packet = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
+        if case % 2 and size >= 16:  # half of them look right at first
+            packet[:16] = example()[:16]
+        with pytest.raises(WireError):
+            read(packet)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_sizes_beyond_the_configuration_are_refused_before_the_body_is_read() -> None:
+    for section, limit in zip(SECTIONS, EXPECTED.section_bytes, strict=True):
+        if section == "manifest":
+            continue  # tied to the sample count, see below
+        with pytest.raises(WireError, match=f"{section}_bytes"):
+            wire.parse_header(forge(f"{section}_bytes", limit + 1), EXPECTED)
+    with pytest.raises(WireError, match="manifest_bytes"):
+        wire.parse_header(forge("manifest_bytes", 18), EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("samples", "lengths"), [([9, 9], [3, 4]), ([9, 4], [3, 5]), ([9, 4], [7, 0])], ids=["twice", "sum", "zero"]
+)
+def test_a_manifest_that_contradicts_itself_is_refused(samples: list[int], lengths: list[int]) -> None:
+    header, _ = read(example())
+    with pytest.raises(WireError, match="manifest"):
+        wire.parse_manifest(header, wire.pack_manifest(samples, torch.tensor(lengths)), EXPECTED)
+
+
+def test_labels_cross_once_and_are_cached() -> None:
+    sender, cache = LabelSender(4096), LabelCache(4096)
+    targets = [torch.tensor([5, 6]), torch.tensor([7])]
+    lengths = torch.tensor([3, 4])
+    first = sender.pack([1, 2], targets)
+    assert len(first) == 2 * 2 + 3 * 2
+    assert [t.tolist() for t in cache.unpack(first, [1, 2], lengths)] == [[5, 6], [7]]
+    again = sender.pack([2, 1], targets[::-1])
+    assert len(again) == 0
+    assert [t.tolist() for t in cache.unpack(again, [2, 1], lengths.flip(0))] == [[7], [5, 6]]
+
+
+@pytest.mark.parametrize("vocabulary", [4096, 50257, 128_000])
+def test_bad_labels_are_refused_and_not_cached(vocabulary: int) -> None:
+    lengths = torch.tensor([3])
+    good = LabelSender(vocabulary).pack([1], [torch.tensor([5, vocabulary - 1])])
+    bad = [good[:1], good[:-1], torch.cat([good, good[-1:]])]
+    beyond = LabelSender(vocabulary).pack([1], [torch.tensor([5, min(vocabulary, 65_535)])])
+    bad += [beyond] if vocabulary in (4096, 50257) else []
+    bad.append(LabelSender(vocabulary).pack([1], [torch.tensor([5, 6, 7, 8])]))  # more targets than positions
+    bad.append(torch.empty(0, dtype=torch.uint8))
+    for packed in bad:
+        cache = LabelCache(vocabulary)
+        with pytest.raises(WireError, match="labels"):
+            cache.unpack(packed, [1], lengths)
+        with pytest.raises(WireError, match="none are cached"):
+            cache.unpack(torch.empty(0, dtype=torch.uint8), [1], lengths)
