@@ -60,9 +60,7 @@ class TrainConfig:
 
 @dataclass
 class LinkCodecConfig:
-    gate: str = (
-        "always"  # always, once, cosine; down_gradient also never: nothing returns, clients do not train
-    )
+    gate: str = "always"  # always, once, cosine; down_gradient also never: nothing returns, clients do not train
     theta: float = 0.98  # cosine gate: a sample more similar than this to its reference is skipped
     sketch_rows: int = 64  # rows k of the random projection
     quantizer: str = "none"  # none, fp16 or int8
@@ -171,9 +169,7 @@ def validate(config: Config) -> None:
             "every client rank needs a logical client; raise fed.clients or lower roles.client_ranks"
         )
     if config.roles.server_ranks != 1:
-        raise UserError(
-            f"roles.server_ranks={config.roles.server_ranks}: one server rank is supported, set 1"
-        )
+        raise UserError(f"roles.server_ranks={config.roles.server_ranks}: one server rank is supported, set 1")
     if "{client}" in (config.data.path or "") and config.data.validation_path is None:
         raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
     theta = config.codec.up_activation.theta

@@ -3,9 +3,12 @@
 Both ends of every edge walk the same turns in the same order, so no transfer can wait for one behind it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from splitcom_dist.data.batching import epoch_order
+from splitcom_dist.data.tokens import Sample
 from splitcom_dist.layout import Layout
 
 
@@ -48,6 +51,12 @@ class Schedule:
         if rank in layout.client_ranks:
             return [client for client in active if layout.rank_of(client) == rank]
         return [client for client in active if layout.server_of(layout.rank_of(client)) == rank]
+
+    def batch(self, samples: Sequence[Sample], client: int, step: int, seed: int) -> list[Sample]:
+        """A client's samples of one step; the order of an epoch is drawn from (seed, client, epoch)."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = epoch_order(len(samples), self.batch_size, seed, client, epoch)
+        return [samples[position] for position in order[index]]
 
     def averages_after(self, step: int) -> bool:
         """Whether client adapters are averaged after this step; always at the end of an epoch."""

@@ -12,6 +12,7 @@ from splitcom_dist.errors import PeerLost, UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
 
+
 class World:
     """The process groups of one rank, and a store through which ranks wait for each other and report failures.
 
@@ -59,8 +60,7 @@ class World:
         averaging = [*layout.client_ranks, layout.aggregator_rank]
         self.averaging_group = dist.new_group(averaging, timeout=patience)
         self.server_groups = {
-            server: dist.new_group([server, layout.aggregator_rank], timeout=patience)
-            for server in layout.server_ranks
+            server: dist.new_group([server, layout.aggregator_rank], timeout=patience) for server in layout.server_ranks
         }
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:

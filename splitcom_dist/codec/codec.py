@@ -53,7 +53,7 @@ class LinkEnd:
     ) -> None:
         """Store what was sent: `references` (T, ...) are the rows of `samples`, one after another."""
         scale_bytes, symbol_bytes = self.quantizer.scale_bytes(1), self.quantizer.symbol_bytes(1, self.width)
-        scale_view, symbol_view = memoryview(scales.cpu().numpy()), memoryview(symbols.cpu().numpy())
+        scale_view, symbol_view = scales.cpu().numpy().data, symbols.cpu().numpy().data
         start = 0
         for sample, length, reference in zip(samples, lengths, references.split(lengths), strict=True):
             stop = start + length
@@ -122,9 +122,7 @@ class Encoder(LinkEnd):
 class Decoder(LinkEnd):
     """The receiving end."""
 
-    def decode(
-        self, modes: Tensor, scales: Tensor, symbols: Tensor, samples: list[int], lengths: Tensor
-    ) -> Tensor:
+    def decode(self, modes: Tensor, scales: Tensor, symbols: Tensor, samples: list[int], lengths: Tensor) -> Tensor:
         """Packet sections -> the activation (T, d), skipped samples from the store; then updates the store.
 
         Raises WireError, with the store unchanged, if sizes do not fit or a skipped sample has no reference.
@@ -141,9 +139,7 @@ class Decoder(LinkEnd):
                 raise WireError(f"modes: sample {sample} is skipped but has no reference of {length} tokens")
         fresh = self.quantizer.decode(scales, symbols, tokens, self.width)
         values = self._assemble(fresh, samples, lengths, send)
-        self._remember(
-            _marked(samples, send), lengths[send].tolist(), fresh.to(self.store_dtype), scales, symbols
-        )
+        self._remember(_marked(samples, send), lengths[send].tolist(), fresh.to(self.store_dtype), scales, symbols)
         return values
 
     def _assemble(self, fresh: Tensor, samples: list[int], lengths: Tensor, send: Tensor) -> Tensor:

@@ -23,9 +23,7 @@ def compare(now: Tensor, reference: Tensor, lengths: Tensor, known: Tensor) -> S
     change = token_relative_l2(now, reference).split(lengths.tolist())
     relative_l2 = torch.stack([torch.quantile(tokens, levels) for tokens in change], dim=1)
     unknown = ~known
-    return Similarity(
-        cosine.masked_fill(unknown, torch.nan), relative_l2.masked_fill(unknown, torch.nan)
-    )
+    return Similarity(cosine.masked_fill(unknown, torch.nan), relative_l2.masked_fill(unknown, torch.nan))
 
 
 def cosine_gate(similarity: Similarity, theta: float) -> Tensor:

@@ -39,7 +39,7 @@ class LabelCache:
         self._targets: dict[int, Tensor] = {}
 
     def unpack(self, packed: Tensor, samples: list[int], lengths: Tensor) -> list[Tensor]:
-        """Target ids of each sample (int64), from the packet or the cache. Raises WireError; the cache is then unchanged."""
+        """Target ids of each sample (int64), from packet or cache. Raises WireError, with the cache unchanged."""
         fresh = self._parse(packed.numpy().tobytes(), samples, lengths) if len(packed) else {}
         for sample, length in zip(samples, lengths.tolist(), strict=True):
             targets = fresh.get(sample, self._targets.get(sample))

@@ -4,6 +4,7 @@ Rows are (tokens, d). `encode` gives the packet sections `scales` and `symbols`;
 a receiver knows them before it reads a byte.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,8 @@ from torch import Tensor
 
 
 class Quantizer(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def scale_bytes(self, tokens: int) -> int: ...
 
@@ -49,7 +51,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Half:
-    """IEEE half precision. Error at most 2^-11 |x| + 2^-25 up to 65504; larger values saturate instead of overflowing."""
+    """IEEE half precision. Error at most 2^-11 |x| + 2^-25 up to 65504; larger values saturate, not overflow."""
 
     dtype: torch.dtype
     name: str = "fp16"
@@ -97,7 +99,7 @@ class Int8:
         return (symbols.view(torch.int8).view(tokens, width).float() * step).to(self.dtype)
 
 
-QUANTIZERS = {"none": Plain, "fp16": Half, "int8": Int8}
+QUANTIZERS: dict[str, Callable[[torch.dtype], Quantizer]] = {"none": Plain, "fp16": Half, "int8": Int8}
 
 
 def _bytes(tensor: Tensor) -> Tensor:

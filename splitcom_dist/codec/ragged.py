@@ -4,34 +4,42 @@ import torch
 from torch import Tensor
 
 
-def sample_index(lengths: Tensor) -> Tensor:
-    """The sample of each row: (B,) -> (T,)."""
-    return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-
-
 def row_mask(samples: Tensor, lengths: Tensor) -> Tensor:
     """Rows that belong to the marked samples: (B,) bool, (B,) -> (T,) bool."""
-    return torch.repeat_interleave(samples, lengths)
+    return samples.repeat_interleave(lengths)
+
+
+def sample_index(lengths: Tensor) -> Tensor:
+    """The sample of each row: (B,) -> (T,)."""
+    return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
 
 
 def to_ragged(padded: Tensor, lengths: Tensor) -> Tensor:
     """(B, L, d) padded on the right -> the real rows (T, d); differentiable."""
-    positions = torch.arange(padded.shape[1], device=padded.device)
-    return padded[positions < lengths.to(padded.device).unsqueeze(1)]
+    return padded.flatten(0, 1).index_select(0, _real_positions(lengths, padded.shape[1]).to(padded.device))
 
 
 def to_padded(rows: Tensor, lengths: Tensor) -> Tensor:
-    """(T, d) -> (B, max length, d) with zeros behind each sample; differentiable."""
-    lengths = lengths.to(rows.device)
+    """(T, d) -> (B, max length, d) with zeros behind each sample; the inverse of `to_ragged`; differentiable."""
     longest = int(lengths.max())
-    positions = torch.arange(longest, device=rows.device)
-    padded = rows.new_zeros(len(lengths), longest, rows.shape[1])
-    return padded.index_put((positions < lengths.unsqueeze(1)).nonzero(as_tuple=True), rows)
+    positions = _real_positions(lengths, longest).to(rows.device)
+    flat = rows.new_zeros(len(lengths) * longest, rows.shape[1])
+    return flat.index_copy(0, positions, rows).view(len(lengths), longest, rows.shape[1])
 
 
 def target_rows(lengths: Tensor, target_lengths: Tensor) -> Tensor:
-    """Rows of (T, d) at which targets are predicted: the last `target_lengths` rows of each sample; (N,)."""
-    ends = lengths.cumsum(0)
-    first = torch.repeat_interleave(ends - target_lengths, target_lengths)
-    starts = target_lengths.cumsum(0) - target_lengths
-    return first + torch.arange(len(first)) - torch.repeat_interleave(starts, target_lengths)
+    """Rows of (T, d) at which targets are predicted: the last `target_lengths` rows of each sample; (N,).
+
+    Raises ValueError where a sample has more targets than positions: its rows would be another sample's.
+    """
+    if bool((target_lengths > lengths).any()):
+        raise ValueError("a sample has more targets than input positions")
+    # Targets end where their sample ends: within a sample, row and running number differ by a constant.
+    shift = lengths.cumsum(0) - target_lengths.cumsum(0)
+    numbers = torch.arange(int(target_lengths.sum()), device=lengths.device)
+    return numbers + shift.repeat_interleave(target_lengths)
+
+
+def _real_positions(lengths: Tensor, width: int) -> Tensor:
+    """Where real rows lie in the flattened (B * width,) grid."""
+    return (torch.arange(width, device=lengths.device) < lengths[:, None]).flatten().nonzero().flatten()

@@ -1,5 +1,7 @@
 """Random projections: what a client keeps of an activation it has sent (SplitCom, client cache)."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,11 +15,11 @@ def projection(rows: int, width: int, seed: int) -> Tensor:
     a projection with tokens * k rows: below (1 - rho^2) / sqrt(k), SplitCom's single projection of k rows.
     """
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(width, rows, generator=generator) / rows**0.5
+    return torch.randn(width, rows, generator=generator) / math.sqrt(rows)
 
 
 def sample_cosine(now: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
-    """Cosine of each sample's two sketches, flattened over tokens: (T, k), (T, k), (B,) -> (B,). 0 against a zero sketch."""
+    """Cosine of each sample's two sketches, flattened over tokens: (T, k), (T, k), (B,) -> (B,); 0 against zeros."""
     index = sample_index(lengths)
     sums = torch.zeros(3, len(lengths), dtype=torch.float64, device=now.device)
     pairs = ((now, reference), (now, now), (reference, reference))
@@ -28,4 +30,6 @@ def sample_cosine(now: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
 
 def token_relative_l2(now: Tensor, reference: Tensor) -> Tensor:
     """||now - reference|| / ||now|| of each token: (T, k), (T, k) -> (T,)."""
-    return (now - reference).norm(dim=1) / now.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    change: Tensor = torch.linalg.vector_norm(now - reference, dim=1)
+    size: Tensor = torch.linalg.vector_norm(now, dim=1)
+    return change / size.clamp_min(torch.finfo(torch.float32).tiny)

@@ -75,7 +75,7 @@ def pack(header: Header, sections: dict[str, Tensor]) -> Tensor:
     sizes = tuple(len(part) for part in parts)
     packet = torch.empty(HEADER.size + sum(sizes), dtype=torch.uint8)
     torch.cat(parts, out=packet[HEADER.size :])
-    body_crc = zlib.crc32(memoryview(packet.numpy())[HEADER.size :])
+    body_crc = zlib.crc32(packet[HEADER.size :].numpy().data)
     header = replace(header, section_bytes=sizes, body_crc=body_crc)
     packet[: HEADER.size] = torch.frombuffer(bytearray(_header_bytes(header)), dtype=torch.uint8)
     return packet
@@ -107,7 +107,7 @@ def parse_body(header: Header, body: Tensor, expected: Expected) -> dict[str, Te
     """Sections of a body (uint8) as views into it. Raises WireError if it is not what was sent."""
     if len(body) != header.body_bytes:
         raise expected.error("body", f"{len(body)} bytes, {header.body_bytes} expected")
-    if zlib.crc32(memoryview(body.numpy())) != header.body_crc:
+    if zlib.crc32(body.numpy().data) != header.body_crc:
         raise expected.error("body_crc", "the body is not what was sent")
     return dict(zip(SECTIONS, body.split(list(header.section_bytes)), strict=True))
 
@@ -140,7 +140,12 @@ _NOTHING = torch.empty(0, dtype=torch.uint8)
 def _check_ranges(values: dict[str, int], expected: Expected) -> None:
     limits = {"samples": expected.max_samples, "tokens": expected.max_tokens, "store_digest": 2**63 - 1}
     limits |= {f"{name}_bytes": size for name, size in zip(SECTIONS, expected.section_bytes, strict=True)}
-    limits |= {"n_i": values["tokens"], "n_p": values["tokens"], "n_s": values["tokens"], "body_crc": 2**32 - 1}
+    limits |= {
+        "n_i": values["tokens"],
+        "n_p": values["tokens"],
+        "n_s": values["tokens"],
+        "body_crc": 2**32 - 1,
+    }
     for field, limit in limits.items():
         if not 0 <= values[field] <= limit:
             raise expected.error(field, f"{values[field]} is not within 0 and {limit}")

@@ -34,9 +34,7 @@ FAMILIES = {
         ("project_in",),
         ("q_proj", "v_proj"),
     ),
-    "gpt_neox": Family(
-        "embed_in", "layers", ("final_layer_norm",), (), ("emb_dropout",), ("query_key_value",)
-    ),
+    "gpt_neox": Family("embed_in", "layers", ("final_layer_norm",), (), ("emb_dropout",), ("query_key_value",)),
 }
 
 

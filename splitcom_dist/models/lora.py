@@ -42,9 +42,7 @@ def attach_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PreTrain
     try:
         peft.inject_adapter_in_model(config, model)
     except ValueError as error:
-        raise UserError(
-            f"lora.target_modules={lora.target_modules}: {str(error).splitlines()[0][:200]}"
-        ) from None
+        raise UserError(f"lora.target_modules={lora.target_modules}: {str(error).splitlines()[0][:200]}") from None
     for name, parameter in adapter_parameters(model).items():
         if ".lora_A." in name:
             digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
@@ -84,9 +82,7 @@ def unflatten_into(vector: Tensor, tensors: Sequence[Tensor]) -> None:
         raise ValueError(f"vector has {vector.numel()} elements, adapters {offset}")
 
 
-def save_adapter(
-    folder: Path, parameters: Mapping[str, Tensor], config: peft.LoraConfig
-) -> None:
+def save_adapter(folder: Path, parameters: Mapping[str, Tensor], config: peft.LoraConfig) -> None:
     """Write a folder that `PeftModel.from_pretrained` loads: adapter_config.json and adapter_model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -94,9 +90,7 @@ def save_adapter(
         for name, tensor in parameters.items()
     }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    settings = {
-        key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()
-    }
+    settings = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     settings["inference_mode"] = True
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, default=_plain) + "\n")
 

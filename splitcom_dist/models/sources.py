@@ -115,9 +115,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name))
     try:
         auto = cast(Any, transformers)
-        model = auto.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
+        model = auto.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         model.hf_quantizer = None  # dequantised by now; save_pretrained refuses otherwise
         del model.config.quantization_config
         model.save_pretrained(aside)

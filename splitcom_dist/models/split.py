@@ -70,9 +70,7 @@ def load_part(source: ModelSource, part: Part, dtype: torch.dtype) -> PreTrained
     family = family_of(config.model_type)
     model_class = _with_absent_rooms(causal_lm_class(config), part, family)
     try:
-        model, report = model_class.from_pretrained(
-            source.folder, config=config, dtype=dtype, output_loading_info=True
-        )
+        model, report = model_class.from_pretrained(source.folder, config=config, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"model.name={source.name}: cannot load weights: {' '.join(str(error).split())[:300]}"
@@ -91,9 +89,7 @@ def outline_part(source: ModelSource, part: Part) -> PreTrainedModel:
         return _with_absent_rooms(causal_lm_class(source.config), part, family)(source.config)
 
 
-def forward_blocks(
-    model: nn.Module, *, input_ids: Tensor | None = None, activation: Tensor | None = None
-) -> Tensor:
+def forward_blocks(model: nn.Module, *, input_ids: Tensor | None = None, activation: Tensor | None = None) -> Tensor:
     """Run a part without its LM head: (B, L) ids or (B, L, d) activation -> (B, L, d).
 
     Rows are padded on the right only, so under a causal mask no real position sees a pad and no mask is needed.
@@ -108,9 +104,7 @@ def resident_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
-def _with_absent_rooms(
-    base: type[PreTrainedModel], part: Part, family: Family
-) -> type[PreTrainedModel]:
+def _with_absent_rooms(base: type[PreTrainedModel], part: Part, family: Family) -> type[PreTrainedModel]:
     """A subclass of the model whose constructor empties the rooms that `part` does not own."""
 
     def __init__(self: Any, config: Any) -> None:

@@ -41,7 +41,12 @@ def histories(draw: st.DrawFn) -> list[tuple[list[int], float]]:
 )
 @given(history=histories(), theta=st.sampled_from([-1.0, 0.5, 0.98, 0.9999, 1.0]), seed=st.integers(0, 999))
 def test_stores_stay_equal_over_any_history(
-    gate: str, quantizer: str, store_dtype: str, history: list[tuple[list[int], float]], theta: float, seed: int
+    gate: str,
+    quantizer: str,
+    store_dtype: str,
+    history: list[tuple[list[int], float]],
+    theta: float,
+    seed: int,
 ) -> None:
     encoder, decoder = ends(gate=gate, quantizer=quantizer, store_dtype=store_dtype, theta=theta)
     generator = torch.Generator().manual_seed(seed)

@@ -122,7 +122,9 @@ def test_sizes_beyond_the_configuration_are_refused_before_the_body_is_read() ->
 
 
 @pytest.mark.parametrize(
-    ("samples", "lengths"), [([9, 9], [3, 4]), ([9, 4], [3, 5]), ([9, 4], [7, 0])], ids=["twice", "sum", "zero"]
+    ("samples", "lengths"),
+    [([9, 9], [3, 4]), ([9, 4], [3, 5]), ([9, 4], [7, 0])],
+    ids=["twice", "sum", "zero"],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(samples: list[int], lengths: list[int]) -> None:
     header, _ = read(example())

@@ -1,0 +1,69 @@
+"""The `splitcom` command."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from splitcom_dist.config_files import load_config, preset_folder
+from splitcom_dist.errors import SplitcomError
+from splitcom_dist.place import find_place
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; exit code 2 and one line on standard error for a mistake of the user's."""
+    options = _parser().parse_args(arguments)
+    place = find_place(os.environ)
+    try:
+        return _train(options)
+    except SplitcomError as error:
+        if place is None or place.rank == 0:  # every rank meets the same mistake
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _train(options: argparse.Namespace) -> int:
+    files = [setting for setting in options.settings if "=" not in setting]
+    overrides = [setting for setting in options.settings if "=" in setting]
+    if options.command == "demo":
+        files.insert(0, str(preset_folder() / "experiment" / "demo.yaml"))
+    config = load_config(files, overrides)
+    place = find_place(os.environ)
+    # Imported here: torch and transformers take seconds, a misspelt key should not.
+    if options.dry_run:
+        from splitcom_dist.dry_run import describe
+
+        if place is None or place.rank == 0:
+            describe(config)
+        return 0
+    if place is None:
+        from splitcom_dist.launcher import launch
+
+        return launch(config, options.out)
+    from splitcom_dist.runner import run_rank
+
+    return run_rank(config, place, options.out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="splitcom", description="Split federated fine-tuning of language models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, summary in (
+        ("demo", "train the embedded model on this machine: 3 clients, 1 server, 1 aggregator"),
+        ("train", "train; one rank under torchrun, srun or mpirun, else all ranks on this machine"),
+    ):
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument(
+            "settings",
+            nargs="*",
+            metavar="CONFIG.yaml|key=value",
+            help="files are merged left to right, then overrides; codec=NAME and the like take a preset",
+        )
+        command.add_argument("--out", type=Path, help="run directory (default: runs/<data>-<model>-<codec>-<time>)")
+        command.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="print configuration, roles, memory and bytes; do not train",
+        )
+    return parser

@@ -1,0 +1,45 @@
+"""The order of an epoch, and samples as one batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from splitcom_dist.data.tokens import Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B samples; the targets of sample i belong to its last `len(targets[i])` input positions.
+
+    `lengths` counts input positions: one fewer than tokens, as the last token is only ever a label.
+    """
+
+    samples: list[int]  # B distinct ids
+    input_ids: torch.Tensor  # (B, Lmax) int64, right-padded with 0
+    lengths: torch.Tensor  # (B,) int64
+    targets: list[torch.Tensor]  # B tensors of int64 token ids
+
+
+def epoch_order(count: int, batch_size: int, seed: int, client: int, epoch: int) -> list[np.ndarray]:
+    """The batches of one epoch as arrays of indices below `count`; the last may be short.
+
+    A pure function of its arguments, so that a resumed run sees the batches it would have seen.
+    """
+    order = np.random.default_rng(np.random.SeedSequence((seed, client, epoch))).permutation(count)
+    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """One batch of at least one sample, on the CPU."""
+    lengths = [len(sample.tokens) - 1 for sample in samples]
+    input_ids = np.zeros((len(samples), max(lengths)), np.int64)
+    for row, sample, length in zip(input_ids, samples, lengths, strict=True):
+        row[:length] = sample.tokens[:-1]
+    return Batch(
+        samples=[sample.id for sample in samples],
+        input_ids=torch.from_numpy(input_ids),
+        lengths=torch.tensor(lengths),
+        targets=[torch.from_numpy(sample.tokens[sample.target_start :].astype(np.int64)) for sample in samples],
+    )

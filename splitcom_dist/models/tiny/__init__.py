@@ -1,0 +1,1 @@
+"""The embedded default model: how it was made, and its weights."""

@@ -1,0 +1,1 @@
+"""The step of each role, readable top to bottom."""

@@ -1,0 +1,64 @@
+"""The run directory: where everything of one run lies, made once and never overwritten."""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from splitcom_dist.config import Config
+from splitcom_dist.config_files import to_yaml
+from splitcom_dist.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    root: Path
+
+    @property
+    def telemetry(self) -> Path:
+        return self.root / "telemetry"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    def rank_log(self, rank: int) -> Path:
+        return self.root / "log" / f"rank_{rank:05d}.log"
+
+    def rank_telemetry(self, rank: int) -> Path:
+        return self.telemetry / f"rank_{rank:05d}.h5"
+
+
+def default_root(config: Config) -> Path:
+    """runs/<data>-<model>-<codec>-<local time>"""
+    model = config.model.name.rstrip("/").rpartition("/")[2]
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{config.data.name}-{model}-{config.codec.name}-{stamp}"
+
+
+def create(root: Path, config: Config) -> RunDirectory:
+    """Make the directory and write config.yaml into it; raises UserError if it is there already."""
+    directory = RunDirectory(root)
+    try:
+        root.mkdir(parents=True, exist_ok=False)
+        directory.telemetry.mkdir()
+        (root / "log").mkdir()
+        (root / "config.yaml").write_text(to_yaml(config))
+    except FileExistsError:
+        raise UserError(f"{root} exists: a run is never overwritten, choose another --out") from None
+    except OSError as error:
+        raise UserError(f"{root}: cannot make the run directory: {error.strerror}") from None
+    return directory
+
+
+def log_to(path: Path) -> None:
+    """Send this rank's log records, and nothing else, to its file."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)

@@ -1,0 +1,126 @@
+"""One rank from start to end: join, agree, build the role, run it, settle the books, leave."""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+from splitcom_dist.config import Config
+from splitcom_dist.config_files import to_yaml
+from splitcom_dist.errors import PeerLost, SplitcomError
+from splitcom_dist.layout import layout_for
+from splitcom_dist.models.sources import find_model
+from splitcom_dist.models.split import check_cut
+from splitcom_dist.place import Place
+from splitcom_dist.roles.build import build_role, load_share
+from splitcom_dist.roles.context import Context
+from splitcom_dist.run_directory import RunDirectory, create, default_root, log_to
+from splitcom_dist.schedule import Schedule
+from splitcom_dist.settle import settle
+from splitcom_dist.shards import check_length
+from splitcom_dist.telemetry.hdf5 import RankLog
+from splitcom_dist.telemetry.ledger import Ledger
+from splitcom_dist.world import World
+
+log = logging.getLogger(__name__)
+
+
+def run_rank(config: Config, place: Place, out: Path | None) -> int:
+    """Run this process's share of the job; returns its exit code: 0, 2 for a reported mistake, 1 for a bug here.
+
+    Of all ranks that fail, one prints one line; the details are in every rank's log.
+    """
+    try:
+        world = World(place, layout_for(config, place.world_size), config.runtime.timeout_seconds)
+    except SplitcomError as error:  # every rank meets the same mistake
+        if place.rank == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        _run(config, world, out)
+        world.leave()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        log.exception("this rank failed")
+        return _report(error, world)
+
+
+def _report(error: Exception, world: World) -> int:
+    expected = isinstance(error, SplitcomError)
+    follows = isinstance(error, PeerLost) and world.failed_elsewhere()
+    if not follows and world.report_failure():
+        line = " ".join(str(error).split())
+        if not expected:
+            line = f"{world.layout.name_of(world.rank)}: {type(error).__name__}: {line}; the log has the details"
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    return 2 if expected else 1
+
+
+def _run(config: Config, world: World, out: Path | None) -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(config.runtime.threads or _fair_threads(world))
+    torch.manual_seed(config.train.seed + world.rank)  # dropout differs between ranks
+    directory = _agree_on_directory(config, world, out)
+    log_to(directory.rank_log(world.rank))
+    log.info(
+        "%s of %d, started by %s",
+        world.layout.name_of(world.rank),
+        world.layout.world_size,
+        world.place.launcher,
+    )
+    source = find_model(config.model.name)
+    check_cut(config.model.cut_layer, source.block_count)
+    check_length(config, source)
+    share = load_share(config, world, source)
+    schedule = _agree_on_schedule(config, world, share.shard_sizes)
+    role = world.layout.role_of(world.rank)
+    books = RankLog(directory.rank_telemetry(world.rank), rank=world.rank, role=role, config=to_yaml(config))
+    with books:
+        row_bytes = source.hidden_size * getattr(torch, config.telemetry.baseline_dtype).itemsize
+        ledger = Ledger(books, schedule, config.data.max_length, row_bytes)
+        context = Context(config, world, schedule, source, books, ledger)
+        running = build_role(context, share, directory)
+        log.info("%d steps, shards of %s samples", schedule.total_steps, schedule.shard_sizes)
+        started = time.perf_counter()
+        running.run()
+        seconds = time.perf_counter() - started
+    settle(context, running, directory, seconds)
+
+
+def _agree_on_directory(config: Config, world: World, out: Path | None) -> RunDirectory:
+    """Rank 0 makes the directory, so that one rank finds out if it exists; the others learn its name."""
+    if world.rank == 0:
+        directory = create((out or default_root(config)).absolute(), config)
+        world.announce("directory", str(directory.root))
+        return directory
+    return RunDirectory(Path(world.wait_for("directory", [0], "the run directory")))
+
+
+def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Schedule:
+    """Shard sizes are known where the data is; their sum over ranks tells them to all."""
+    sizes = torch.zeros(config.fed.clients, dtype=torch.int64)
+    for client, size in mine.items():
+        sizes[client] = size
+    sizes = world.sum_over_ranks(sizes)
+    return Schedule(
+        world.layout,
+        tuple(sizes.tolist()),
+        config.train.batch_size,
+        config.train.epochs,
+        config.fed.every,
+        config.eval.every,
+    )
+
+
+def _fair_threads(world: World) -> int:
+    cores = len(os.sched_getaffinity(0))
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", world.layout.world_size))
+    # A client and its server take turns, and the aggregator works while both wait: clients share the cores.
+    return max(1, cores // max(1, min(neighbours, len(world.layout.client_ranks))))

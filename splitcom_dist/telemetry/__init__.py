@@ -1,0 +1,1 @@
+"""What a run leaves behind: logs in HDF5, live progress, the summary."""

@@ -1,0 +1,131 @@
+"""One HDF5 file a rank, readable while it is written and after the writer was killed (single writer, many readers)."""
+
+import contextlib
+import datetime
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+import splitcom_dist
+from splitcom_dist.errors import UserError
+from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES, row_dtype
+
+CHUNK_ROWS = 1024
+
+
+class RankLog:
+    """The open log of one rank. Rows wait in memory until `flush`, which a role calls once a step."""
+
+    def __init__(self, path: Path, *, rank: int, role: str, config: str) -> None:
+        self.path = path
+        self._pending: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
+        with self._naming_the_file():
+            self._file = h5py.File(path, "x", libver="latest")
+            self._tables = {table: _create(self._file, table) for table in TABLES}
+            self._file.attrs.update(
+                schema_version=SCHEMA_VERSION,
+                package_version=splitcom_dist.__version__,
+                rank=rank,
+                role=role,
+                config=config,
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                closed_cleanly=0,
+            )
+            self._file.swmr_mode = True  # from here on nothing new can be created, only rows appended
+
+    def append(self, table: str, **row: Any) -> None:
+        """Add one row; KeyError if a column is missing or unknown."""
+        columns = row_dtype(table).names
+        assert columns is not None
+        if unknown := row.keys() - set(columns):
+            raise KeyError(f"{table} has no column {sorted(unknown)[0]}")
+        values = tuple(row[column] for column in columns)
+        self._pending[table].append(
+            tuple(value.encode()[:232] if isinstance(value, str) else value for value in values)
+        )
+
+    def flush(self) -> None:
+        """Write pending rows so that they survive this process. UserError, naming the file, if the disk refuses."""
+        for table, rows in self._pending.items():
+            if not rows:
+                continue
+            dataset = self._tables[table]
+            with self._naming_the_file():
+                start = dataset.shape[0]
+                dataset.resize(start + len(rows), axis=0)
+                dataset[start:] = np.array(rows, dtype=dataset.dtype)
+                dataset.attrs.modify("rows", np.int64(start + len(rows)))
+                dataset.flush()
+            rows.clear()
+
+    def close(self) -> None:
+        """Flush and mark the file as complete."""
+        self.flush()
+        with self._naming_the_file():
+            self._file.attrs.modify("closed_cleanly", np.int64(1))
+            self._file.close()
+
+    def __enter__(self) -> "RankLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(UserError, OSError, RuntimeError):  # the first error is the one to tell
+            self.flush()
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _naming_the_file(self) -> Any:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{self.path}: cannot write: {' '.join(str(error).split())[:160]}") from None
+
+
+def read(path: Path, table: str) -> np.ndarray:
+    """All flushed rows of a table, of a rank's file or a joined run.h5, also while it is being written.
+
+    Raises UserError if the file is no log of ours, or if run.h5 lacks rows of a rank whose file is gone.
+    """
+    with open_log(path) as file:
+        if table not in file:
+            raise UserError(f"{path}: no table {table}")
+        rows = file[table][:]
+        promised = int(file[table].attrs["rows"])
+        if file[table].is_virtual and any(not _source(path, item).is_file() for item in file[table].virtual_sources()):
+            gone = [item.file_name for item in file[table].virtual_sources() if not _source(path, item).is_file()]
+            raise UserError(f"{path}: {gone[0]}, which holds a rank's rows, is missing")
+        # A killed writer may have grown the table without filling it; the row count is written last.
+        return np.asarray(rows[:promised])
+
+
+def open_log(path: Path) -> h5py.File:
+    """Open a log for reading, whether its writer closed it, still writes, or was killed."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such log")
+    for swmr in (False, True):
+        try:
+            return h5py.File(path, "r", swmr=swmr)
+        except OSError as error:
+            last = error
+    raise UserError(f"{path}: not a readable log: {' '.join(str(last).split())[:160]}")
+
+
+def _create(file: h5py.File, table: str) -> h5py.Dataset:
+    dataset = file.create_dataset(table, shape=(0,), maxshape=(None,), dtype=row_dtype(table), chunks=(CHUNK_ROWS,))
+    dataset.attrs["units"] = json.dumps({column.name: column.unit for column in TABLES[table]})
+    dataset.attrs["meaning"] = json.dumps({column.name: column.meaning for column in TABLES[table]})
+    dataset.attrs["rows"] = np.int64(0)
+    return dataset
+
+
+def _source(path: Path, item: Any) -> Path:
+    return path.parent / str(item.file_name)

@@ -1,0 +1,99 @@
+"""The traffic ledger: one row a packet at each end, and the totals a run's summary is made of.
+
+Traffic is counted where it is sent. Rows of receivers are there to be compared with them, never added.
+"""
+
+import torch
+from torch import Tensor
+
+from splitcom_dist.codec.wire import Header
+from splitcom_dist.links import LINKS
+from splitcom_dist.schedule import Schedule
+from splitcom_dist.telemetry.hdf5 import RankLog
+from splitcom_dist.telemetry.summary import COUNTS
+
+SENT, RECEIVED = 0, 1
+OTHERS = ("label_bytes", "adapter_bytes", "tokens")
+
+
+class Ledger:
+    """Books of one rank. `row_bytes` is what the raw baseline pays for one position: d x itemsize."""
+
+    def __init__(self, log: RankLog, schedule: Schedule, max_length: int, row_bytes: int) -> None:
+        self._log = log
+        self._schedule = schedule
+        self._max_length = max_length
+        self._row_bytes = row_bytes
+        self._links = {link: dict.fromkeys(COUNTS, 0) for link in LINKS}
+        self._others = dict.fromkeys(OTHERS, 0)
+        self.crossed_bytes = 0  # sent and received by this rank: what its progress shows
+
+    def sent(self, header: Header, wire: int, labels: int, encode_seconds: float, send_seconds: float) -> None:
+        """Book a packet this rank sent; `wire` is its size in bytes, of which `labels` are labels."""
+        raw_padded, raw_real = self._row(header, SENT, wire, labels, encode_seconds, send_seconds, torch.nan)
+        counts = (raw_padded, raw_real, wire, header.n_i, header.n_p, header.n_s)
+        for name, count in zip(COUNTS, counts, strict=True):
+            self._links[LINKS[header.link]][name] += count
+        self._others["label_bytes"] += labels
+
+    def received(self, header: Header, wire: int, labels: int, decode_seconds: float) -> None:
+        """Book a packet this rank received."""
+        self._row(header, RECEIVED, wire, labels, torch.nan, torch.nan, decode_seconds)
+
+    def adapters(self, size: int) -> None:
+        """Bytes of adapters this rank handed to the transport."""
+        self._others["adapter_bytes"] += size
+
+    def trained(self, tokens: int) -> None:
+        """Positions a client trained on."""
+        self._others["tokens"] += tokens
+
+    def totals(self) -> Tensor:
+        """All counts as one int64 vector, to be summed over ranks."""
+        values = [count for link in LINKS for count in self._links[link].values()]
+        return torch.tensor([*values, *self._others.values()], dtype=torch.int64)
+
+    def _row(
+        self,
+        header: Header,
+        side: int,
+        wire: int,
+        labels: int,
+        encode_seconds: float,
+        send_seconds: float,
+        decode_seconds: float,
+    ) -> tuple[int, int]:
+        self.crossed_bytes += wire
+        raw_padded = header.samples * self._max_length * self._row_bytes
+        raw_real = header.tokens * self._row_bytes
+        self._log.append(
+            "traffic",
+            step=header.step,
+            epoch=self._schedule.epoch_of(header.step),
+            client=header.client,
+            link=header.link,
+            side=side,
+            tokens=header.tokens,
+            raw_padded=raw_padded,
+            raw_real=raw_real,
+            wire=wire,
+            label=labels,
+            n_I=header.n_i,
+            n_P=header.n_p,
+            n_S=header.n_s,
+            t_encode=encode_seconds,
+            t_send=send_seconds,
+            t_decode=decode_seconds,
+        )
+        return raw_padded, raw_real
+
+
+def named_totals(totals: Tensor) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """The summed vector of `Ledger.totals` by link and by name."""
+    values = [int(value) for value in totals]
+    size = len(COUNTS)
+    links = {
+        link: dict(zip(COUNTS, values[index * size : (index + 1) * size], strict=True))
+        for index, link in enumerate(LINKS)
+    }
+    return links, dict(zip(OTHERS, values[len(LINKS) * size :], strict=True))

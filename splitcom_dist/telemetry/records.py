@@ -1,0 +1,112 @@
+"""From what a role did to rows of the log, table by table (see schema.py)."""
+
+import time
+
+import torch
+
+from splitcom_dist.codec.codec import Frames
+from splitcom_dist.codec.wire import Header
+from splitcom_dist.control.fixed import Decision
+from splitcom_dist.links import LINK_CODES
+from splitcom_dist.metrics.perplexity import Perplexity
+from splitcom_dist.telemetry.hdf5 import RankLog
+
+SERVER = -1  # stands in the client column of the server's combined row
+
+
+def record_similarity(log: RankLog, epoch: int, header: Header, samples: list[int], frames: Frames) -> None:
+    """One row a sample that has a reference: how far its activation has moved since the last upload."""
+    if frames.similarity is None or frames.sent is None:
+        return
+    similarity = frames.similarity
+    for index, sample in enumerate(samples):
+        if torch.isnan(similarity.cosine[index]):
+            continue
+        p10, p50, p90, largest = similarity.relative_l2[:, index].tolist()
+        log.append(
+            "similarity",
+            step=header.step,
+            epoch=epoch,
+            client=header.client,
+            link=header.link,
+            sample=sample,
+            tokens=int(frames.lengths[index]),
+            cosine=float(similarity.cosine[index]),
+            rel_l2_p10=p10,
+            rel_l2_p50=p50,
+            rel_l2_p90=p90,
+            rel_l2_max=largest,
+            sent=bool(frames.sent[index]),
+        )
+
+
+def record_training(
+    log: RankLog,
+    step: int,
+    epoch: int,
+    client: int,
+    *,
+    loss: float,
+    tokens: int,
+    targets: int,
+    lr: float,
+    seconds: float,
+    wait: float,
+) -> None:
+    """One step of one client at one end, or the server's whole step (client = SERVER)."""
+    log.append(
+        "train",
+        step=step,
+        epoch=epoch,
+        client=client,
+        loss=loss,
+        tokens=tokens,
+        target_tokens=targets,
+        lr=lr,
+        seconds=seconds,
+        wait=wait,
+    )
+
+
+def record_event(log: RankLog, step: int, kind: str, text: str) -> None:
+    log.append("events", time=time.time(), step=step, kind=kind, text=text)
+
+
+def record_round(
+    log: RankLog, step: int, epoch: int, participants: int, weight: float, size: int, seconds: float
+) -> None:
+    """One averaging as this rank saw it: its own logical clients, the total weight, the bytes it handed over."""
+    log.append(
+        "rounds",
+        step=step,
+        epoch=epoch,
+        participants=participants,
+        weight=weight,
+        bytes=size,
+        seconds=seconds,
+    )
+
+
+def record_evaluation(log: RankLog, step: int, epoch: int, result: Perplexity, seconds: float) -> None:
+    log.append(
+        "eval",
+        step=step,
+        epoch=epoch,
+        split="validation",
+        loss=result.loss,
+        ppl=result.ppl,
+        samples=result.samples,
+        tokens=result.targets,
+        seconds=seconds,
+    )
+
+
+def record_threshold(log: RankLog, epoch: int, controller: str, decision: Decision) -> None:
+    log.append(
+        "threshold",
+        epoch=epoch,
+        link=LINK_CODES[decision.link],
+        theta=decision.theta,
+        controller=controller,
+        reason=decision.reason,
+    )

@@ -1,0 +1,108 @@
+"""Every table and column of the logs, with unit and meaning. The files carry this with them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+
+
+STEP = Column("step", "i8", "count", "step of the whole run, from 0")
+EPOCH = Column("epoch", "i4", "count", "epoch, from 0; -1 before training")
+CLIENT = Column("client", "i4", "id", "logical client; -1 for all of a server's together")
+LINK = Column("link", "i1", "code", "0 up_activation, 1 down_gradient, 2 down_activation, 3 up_gradient")
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "traffic": (
+        STEP,
+        EPOCH,
+        CLIENT,
+        LINK,
+        Column(
+            "side",
+            "i1",
+            "code",
+            "0 sent, 1 received; only rows of senders are traffic, the others check them",
+        ),
+        Column("tokens", "i4", "count", "token positions the packet stands for"),
+        Column("raw_padded", "i8", "byte", "what the padded baseline would send: samples x max_length x d"),
+        Column("raw_real", "i8", "byte", "what a baseline without padding would send: tokens x d"),
+        Column("wire", "i8", "byte", "the whole packet as handed to the transport"),
+        Column("label", "i8", "byte", "labels, a part of wire"),
+        Column("n_I", "i4", "count", "token positions sent whole"),
+        Column("n_P", "i4", "count", "token positions sent as a change"),
+        Column("n_S", "i4", "count", "token positions not sent"),
+        Column("t_encode", "f4", "s", "encoding; NaN on the receiving side"),
+        Column("t_send", "f4", "s", "handing the packet to the transport; NaN on the receiving side"),
+        Column("t_decode", "f4", "s", "decoding; NaN on the sending side"),
+    ),
+    "similarity": (
+        STEP,
+        EPOCH,
+        CLIENT,
+        LINK,
+        Column("sample", "i8", "id", "sample, as its client numbers it"),
+        Column("tokens", "i4", "count", "token positions of the sample"),
+        Column("cosine", "f4", "1", "cosine of the sample's sketch to its reference's"),
+        Column("rel_l2_p10", "f4", "1", "relative L2 change of a token against its reference, 10 % quantile"),
+        Column("rel_l2_p50", "f4", "1", "the same, median; from sketches where the store holds sketches"),
+        Column("rel_l2_p90", "f4", "1", "the same, 90 % quantile"),
+        Column("rel_l2_max", "f4", "1", "the same, largest"),
+        Column("sent", "i1", "bool", "whether the sample was sent again"),
+    ),
+    "threshold": (
+        EPOCH,
+        LINK,
+        Column("theta", "f8", "1", "threshold of the following epoch"),
+        Column("controller", "S16", "name", "what decided"),
+        Column("reason", "S96", "text", "why"),
+    ),
+    "eval": (
+        STEP,
+        EPOCH,
+        Column("split", "S16", "name", "validation or test"),
+        Column("loss", "f8", "nat", "mean negative log-likelihood of a target token"),
+        Column("ppl", "f8", "1", "exp(loss)"),
+        Column("samples", "i4", "count", "samples evaluated"),
+        Column("tokens", "i8", "count", "target tokens evaluated"),
+        Column("seconds", "f4", "s", "duration"),
+    ),
+    "train": (
+        STEP,
+        EPOCH,
+        CLIENT,
+        Column("loss", "f8", "nat", "mean over target tokens; NaN where this rank does not know it"),
+        Column("tokens", "i4", "count", "real token positions"),
+        Column("target_tokens", "i4", "count", "positions with a label"),
+        Column("lr", "f4", "1", "learning rate of the step"),
+        Column("seconds", "f4", "s", "computing, encoding and sending"),
+        Column("wait", "f4", "s", "waiting for the peer"),
+    ),
+    "rounds": (
+        STEP,
+        EPOCH,
+        Column("participants", "i4", "count", "logical clients of this rank in the average"),
+        Column("weight", "f8", "count", "target tokens behind the whole average"),
+        Column("bytes", "i8", "byte", "adapter bytes this rank handed to the transport"),
+        Column("seconds", "f4", "s", "duration"),
+    ),
+    "events": (
+        Column("time", "f8", "s", "since 1970-01-01 UTC"),
+        STEP,
+        Column("kind", "S24", "name", "what kind of event"),
+        Column("text", "S232", "text", "what happened"),
+    ),
+}
+
+
+def row_dtype(table: str) -> np.dtype:
+    """The compound type of a table's rows; KeyError for an unknown table."""
+    return np.dtype([(column.name, column.dtype) for column in TABLES[table]])

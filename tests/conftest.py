@@ -1,0 +1,107 @@
+"""What many tests need: small random models of every family, and whole runs as real processes."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from splitcom_dist.cli import main
+from splitcom_dist.data.synthetic import restaurants
+
+torch.set_num_threads(1)  # a process that has used OpenMP threads cannot be forked safely
+
+SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 800}
+LLAMA_SIZES = SIZES | {"hidden_size": 32, "intermediate_size": 64, "num_key_value_heads": 2}
+CONFIGS = {
+    "gpt2": lambda: transformers.GPT2Config(bos_token_id=0, eos_token_id=0, n_embd=32, n_positions=128, **SIZES),
+    "llama": lambda: transformers.LlamaConfig(**LLAMA_SIZES, tie_word_embeddings=False),
+    "llama_tied": lambda: transformers.LlamaConfig(**LLAMA_SIZES, tie_word_embeddings=True),
+    "qwen2": lambda: transformers.Qwen2Config(**LLAMA_SIZES),
+    "mistral": lambda: transformers.MistralConfig(**LLAMA_SIZES),
+    "opt": lambda: transformers.OPTConfig(
+        hidden_size=32, ffn_dim=64, word_embed_proj_dim=16, max_position_embeddings=128, **SIZES
+    ),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(hidden_size=32, intermediate_size=64, **SIZES),
+}
+
+
+def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE that knows any text, made without a download."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    texts = [text for pair in restaurants("train", 100, 1) for text in pair]
+    tokenizer.train_from_iterator(texts, trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A random model with tokenizer of every supported family, as `from_pretrained` folders."""
+    folders = {}
+    for family, make in CONFIGS.items():
+        folder = tmp_path_factory.mktemp(family)
+        torch.manual_seed(0)
+        config = make()
+        config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
+        for dropout in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout"):
+            if hasattr(config, dropout):
+                setattr(config, dropout, 0.0)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():  # freshly initialised models are too near zero to tell errors
+            parameter.data.mul_(3.0)
+        model.save_pretrained(folder)
+        byte_tokenizer().save_pretrained(folder)
+        folders[family] = folder
+    return folders
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int | None  # None: still running when the time was over
+    stdout: str
+    stderr: str
+
+
+def run_command(arguments: list[str], timeout: float = 120, environment: dict[str, str] | None = None) -> Outcome:
+    """Run `splitcom ARGUMENTS` in a process forked from this one: everything is imported already."""
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"splitcom-test-{os.getpid()}-{id(reader)}"
+    folder.mkdir()
+    process = context.Process(target=_command, args=(arguments, folder, environment or {}))
+    process.start()
+    process.join(timeout)
+    code = process.exitcode
+    if code is None:
+        process.terminate()
+        process.join()
+    reader.close()
+    writer.close()
+    texts = [(folder / name).read_text() for name in ("stdout", "stderr")]
+    for name in ("stdout", "stderr"):
+        (folder / name).unlink()
+    folder.rmdir()
+    return Outcome(code, *texts)
+
+
+def _command(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), descriptor)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    code = main(arguments)
+    with contextlib.suppress(io.UnsupportedOperation):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,101 @@
+"""The oracle: with codec none a split run is the one-process run, loss by loss and adapter by adapter."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_command
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from splitcom_dist.config import Config
+from splitcom_dist.config_files import load_config
+from splitcom_dist.data.batching import collate
+from splitcom_dist.layout import layout_for
+from splitcom_dist.models.lora import adapter_parameters, attach_lora
+from splitcom_dist.models.sources import find_model
+from splitcom_dist.models.split import load_part, whole
+from splitcom_dist.schedule import Schedule
+from splitcom_dist.shards import training_shards
+from splitcom_dist.telemetry.hdf5 import read
+from splitcom_dist.training import AdapterOptimizer
+
+STEPS = 20
+
+
+def settings(model: Path, clients: int, cut: int, optimizer: str, **extra: object) -> list[str]:
+    values: dict[str, object] = {
+        "model.name": model,
+        "model.cut_layer": cut,
+        "lora.rank": 4,
+        "data.max_length": 120,
+        "data.overlong": "truncate",
+        "data.train_samples": 40 * clients,
+        "data.validation_samples": 8,
+        "roles.client_ranks": clients,
+        "fed.clients": clients,
+        "fed.every": 1,
+        "train.epochs": 2,
+        "train.batch_size": 4,
+        "train.optimizer": optimizer,
+        "train.lr": 0.5 if optimizer == "sgd" else 5e-3,
+        "train.max_grad_norm": 0,
+        "telemetry.progress": False,
+        **extra,
+    }
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def one_process(config: Config) -> tuple[list[float], dict[str, Tensor]]:
+    """The same batches in one process: every step's mean loss over all target tokens, and the final adapters."""
+    source = find_model(config.model.name)
+    model = attach_lora(load_part(source, whole(source.block_count), torch.float32), config.lora, config.train.seed)
+    layout = layout_for(config)
+    shards = training_shards(config, source.tokenizer(), range(layout.clients))
+    sizes = tuple(len(shards[client]) for client in range(layout.clients))
+    schedule = Schedule(layout, sizes, config.train.batch_size, config.train.epochs, 1, 1)
+    parameters = adapter_parameters(model)
+    optimizer = AdapterOptimizer(list(parameters.values()), config.train, schedule.total_steps)
+    losses = []
+    for step in range(schedule.total_steps):
+        total, count = torch.zeros(()), 0
+        for client in schedule.active_clients(step):
+            batch = collate(schedule.batch(shards[client], client, step, config.train.seed))
+            logits = model(input_ids=batch.input_ids, use_cache=False).logits
+            for row, length, targets in zip(logits, batch.lengths.tolist(), batch.targets, strict=True):
+                predicted = row[length - len(targets) : length]
+                total = total + functional.cross_entropy(predicted, targets, reduction="sum")
+                count += len(targets)
+        (total / count).backward()
+        optimizer.step()
+        losses.append(float(total.detach()) / count)
+    return losses, {name: parameter.detach() for name, parameter in parameters.items()}
+
+
+def assert_same_run(out: Path, config: Config) -> None:
+    losses, adapters = one_process(config)
+    assert len(losses) == STEPS
+    rows = read(out / "run.h5", "train")
+    split_losses = rows[rows["client"] == -1]["loss"]
+    np.testing.assert_allclose(split_losses, losses, rtol=1e-5)
+    assert losses[-1] < losses[0] * 0.95, "training must move, or equality says nothing"
+    saved = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert len(saved) == len(adapters)
+    for name, expected in adapters.items():
+        found = saved["base_model.model." + name.replace(".default.", ".")]
+        error = (found - expected).norm() / expected.norm()
+        assert error < 1e-5, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(("clients", "optimizer"), [(1, "adamw"), (3, "sgd")])
+def test_split_run_equals_one_process(
+    family: str, clients: int, optimizer: str, cut: int, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    overrides = settings(model_folders[family], clients, cut, optimizer)
+    outcome = run_command(["train", *overrides, "--out", str(tmp_path / "run")])
+    assert outcome.code == 0, outcome.stderr
+    assert_same_run(tmp_path / "run", load_config([], overrides))

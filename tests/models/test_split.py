@@ -1,0 +1,149 @@
+"""Head and body together compute exactly what the whole model computes, and hold only their own weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from splitcom_dist.config import LoraConfig
+from splitcom_dist.errors import UserError
+from splitcom_dist.models.families import decoder_of, family_of
+from splitcom_dist.models.lora import (
+    adapter_parameters,
+    attach_lora,
+    flatten,
+    is_in_head,
+    peft_config,
+    save_adapter,
+    unflatten_into,
+)
+from splitcom_dist.models.sources import find_model
+from splitcom_dist.models.split import (
+    AbsentBlock,
+    body,
+    check_cut,
+    forward_blocks,
+    head,
+    load_part,
+    outline_part,
+    resident_bytes,
+    whole,
+)
+
+FAMILIES = ["gpt2", "llama", "llama_tied", "qwen2", "mistral", "opt", "gpt_neox"]
+IDS = torch.randint(1, 300, (3, 9), generator=torch.Generator().manual_seed(1))
+
+
+def parts(folder: Path, cut: int, *, trained: bool = True):  # type: ignore[no-untyped-def]
+    source = find_model(str(folder))
+    made = [
+        attach_lora(load_part(source, part, torch.float32), LoraConfig(rank=4), seed=7)
+        for part in (whole(4), head(cut), body(cut, 4))
+    ]
+    for model in made if trained else []:
+        for name, parameter in adapter_parameters(model).items():
+            if ".lora_B." in name:  # zero at first, which would hide a misplaced adapter
+                generator = torch.Generator().manual_seed(sum(map(ord, name)))
+                parameter.data.normal_(0, 0.3, generator=generator)
+    return source, *made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cut", [1, 3])
+def test_head_then_body_is_the_whole_model(family: str, cut: int, model_folders: dict[str, Path]) -> None:
+    _, model, first, second = parts(model_folders[family], cut)
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits
+        activation = forward_blocks(first, input_ids=IDS)
+        found = second.lm_head(forward_blocks(second, activation=activation))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_right_padding_does_not_reach_real_positions(family: str, model_folders: dict[str, Path]) -> None:
+    _, _, first, second = parts(model_folders[family], 2)
+    padded = torch.cat([IDS, torch.zeros(3, 4, dtype=torch.int64)], dim=1)
+    with torch.no_grad():
+        short = forward_blocks(second, activation=forward_blocks(first, input_ids=IDS))
+        long = forward_blocks(second, activation=forward_blocks(first, input_ids=padded))
+    assert (long[:, : IDS.shape[1]] - short).norm() < 1e-5 * short.norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_part_holds_only_its_own_weights(family: str, model_folders: dict[str, Path]) -> None:
+    source, model, first, second = parts(model_folders[family], 1)
+    layout = family_of(source.config.model_type)
+    for part, own in ((first, {0}), (second, {1, 2, 3})):
+        blocks = getattr(decoder_of(part, layout), layout.blocks)
+        assert {index for index, block in enumerate(blocks) if not isinstance(block, AbsentBlock)} == own
+    names = dict(first.named_parameters())
+    assert not any("lm_head" in name or ("norm" in name and ".layers." not in name) for name in names)
+    embedding = resident_bytes(getattr(decoder_of(model, layout), layout.embedding))
+    shared = embedding if source.config.tie_word_embeddings else 0  # the LM head is the embedding then
+    assert resident_bytes(first) + resident_bytes(second) <= resident_bytes(model) + shared + 64
+    for part, outline in ((first, head(1)), (second, body(1, 4))):
+        adapter = sum(parameter.nbytes for parameter in adapter_parameters(part).values())
+        assert resident_bytes(outline_part(source, outline)) == resident_bytes(part) - adapter
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_of_the_parts_are_those_of_the_whole(family: str, model_folders: dict[str, Path]) -> None:
+    source, model, first, second = parts(model_folders[family], 3, trained=False)
+    of_whole, of_parts = adapter_parameters(model), adapter_parameters(first) | adapter_parameters(second)
+    assert set(of_whole) == set(of_parts)
+    assert all(torch.equal(of_whole[name], tensor) for name, tensor in of_parts.items())
+    in_head = [name for name in of_whole if is_in_head(name, source.config.model_type, 3)]
+    assert in_head == list(adapter_parameters(first)), "both ends flatten in the same order"
+    assert not torch.equal(of_whole[in_head[0]], torch.zeros_like(of_whole[in_head[0]]))
+
+
+def test_flat_vectors_round_trip(model_folders: dict[str, Path]) -> None:
+    _, model, _, _ = parts(model_folders["gpt2"], 2)
+    tensors = list(adapter_parameters(model).values())
+    vector = flatten(tensors)
+    unflatten_into(torch.arange(len(vector)).float(), tensors)
+    assert torch.equal(flatten(tensors), torch.arange(len(vector)).float())
+    with pytest.raises(ValueError, match="elements"):
+        unflatten_into(torch.zeros(len(vector) + 1), tensors)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_adapter_loads_with_peft(family: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    import peft
+
+    source, model, _, _ = parts(model_folders[family], 2)
+    config = peft_config(source.config.model_type, LoraConfig(rank=4), str(source.folder))
+    save_adapter(tmp_path, adapter_parameters(model), config)
+    base = transformers.AutoModelForCausalLM.from_pretrained(source.folder)
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 9])
+def test_a_cut_outside_the_model_names_the_range(cut: int) -> None:
+    with pytest.raises(UserError, match="choose 1 to 3"):
+        check_cut(cut, 4)
+
+
+def test_unsupported_family_names_the_supported_ones(tmp_path: Path) -> None:
+    transformers.BloomConfig(hidden_size=32, n_layer=2, n_head=2).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="'bloom' is not supported; supported are gpt2"):
+        find_model(str(tmp_path))
+
+
+def test_unknown_models_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="no such directory"):
+        find_model("./nowhere")
+    with pytest.raises(UserError, match=r"model\.name="):
+        find_model(str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="neither a local directory nor to be had from the hub"):
+        find_model("nobody/nothing")
+
+
+def test_unknown_lora_target_is_named(model_folders: dict[str, Path]) -> None:
+    source = find_model(str(model_folders["gpt2"]))
+    with pytest.raises(UserError, match=r"lora\.target_modules"):
+        attach_lora(load_part(source, head(1), torch.float32), LoraConfig(target_modules=["nothing"]), 0)

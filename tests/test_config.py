@@ -1,0 +1,100 @@
+"""Every mistake in a configuration is one line that names the key and the mend."""
+
+from pathlib import Path
+
+import pytest
+
+from splitcom_dist.config import AT_LEAST, CHOICES, Config, all_keys, lookup
+from splitcom_dist.config_files import load_config, preset_folder, to_yaml
+from splitcom_dist.errors import UserError
+
+
+def test_later_files_and_overrides_win(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("train: {lr: 1e-5, epochs: 7}\n")
+    (tmp_path / "two.yaml").write_text("train: {lr: 2e-5}\n")
+    config = load_config([tmp_path / "one.yaml", tmp_path / "two.yaml"], ["train.batch_size=3"])
+    assert (config.train.lr, config.train.epochs, config.train.batch_size) == (2e-5, 7, 3)
+
+
+def test_included_files_come_before_the_file_that_includes_them(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("train: {epochs: 1, lr: 1e-5}\nmodel: {cut_layer: 4}\n")
+    (tmp_path / "more.yaml").write_text("train: {epochs: 2}\n")
+    (tmp_path / "top.yaml").write_text("include: [base.yaml, more.yaml]\ntrain: {lr: 3e-5}\n")
+    config = load_config([tmp_path / "top.yaml"])
+    assert (config.train.epochs, config.train.lr, config.model.cut_layer) == (2, 3e-5, 4)
+
+
+@pytest.mark.parametrize("path", sorted(preset_folder().rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_file_resolves_and_round_trips(path: Path, tmp_path: Path) -> None:
+    config = load_config([path])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert load_config([tmp_path / "config.yaml"]) == config
+
+
+def test_a_preset_name_replaces_the_group() -> None:
+    config = load_config([], ["codec=frozen"])
+    assert (config.codec.name, config.codec.up_activation.gate) == ("frozen", "once")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lrr=3", "unknown key train.lrr; did you mean train.lr?"),
+        ("cut_layer=3", "unknown key cut_layer; did you mean model.cut_layer?"),
+        ("quark=1", "unknown key quark; `--dry-run` prints every key"),
+        ("train.lr=fast", "train.lr: Value 'fast' of type 'str' could not be converted to Float"),
+        ("train.epochs=null", "train.epochs: Incompatible value 'None'"),
+        ("fed.every=2.5", "fed.every: Value '2.5' of type 'float' could not be converted to Integer"),
+        ("train=3", "a group of keys needs keys and values below it"),
+        ("codec=none_such", "no such preset; codec has"),
+        ("train.lr", "train.lr: overrides are written key=value"),
+        ("roles.server_ranks=2", "one server rank is supported"),
+        ("fed.clients=2", "fed.clients=2 is fewer than roles.client_ranks=3"),
+        ("codec.up_activation.theta=1.5", "a cosine lies between -1 and 1"),
+        ("codec.up_activation.gate=once", "go together"),
+        ("lora.dropout=1", "lora.dropout=1.0: must be at least 0 and below 1"),
+        ("data.path=/silo/{client}", "data.validation_path"),
+        ("train.lr=nan", "train.lr=nan: must be at least 0"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config([], [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", sorted(CHOICES))
+def test_a_value_outside_its_choices_lists_them(key: str) -> None:
+    with pytest.raises(UserError, match=f"{key}=nonsense: choose one of {CHOICES[key][0]}"):
+        load_config([], [f"{key}=nonsense"])
+
+
+@pytest.mark.parametrize("key", sorted(AT_LEAST))
+def test_a_value_below_its_least_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match=f"must be at least {AT_LEAST[key]}"):
+        load_config([], [f"{key}={AT_LEAST[key] - 1}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: [", "not valid YAML"),
+        ("- 1\n- 2\n", "the top level must be keys and values"),
+        ("train: {lr: 1, lr: 2}\n", "not valid YAML"),
+        ("include: [absent.yaml]\n", "absent.yaml: no such configuration file"),
+        ("trian: {lr: 1}\n", "unknown key trian; did you mean train?"),
+    ],
+)
+def test_broken_files_are_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config([tmp_path / "broken.yaml"])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_constraints_name_keys_of_the_schema() -> None:
+    keys = all_keys(Config())
+    for key in (*CHOICES, *AT_LEAST):
+        assert key in keys
+        lookup(Config(), key)

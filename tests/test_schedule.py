@@ -1,0 +1,124 @@
+"""The order of transfers is the same on both ends, for every layout, and cannot deadlock."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitcom_dist.config import Config, FedConfig, RolesConfig
+from splitcom_dist.errors import UserError
+from splitcom_dist.layout import Layout, layout_for
+from splitcom_dist.schedule import Schedule
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    client_ranks, server_ranks = draw(st.integers(1, 6)), draw(st.integers(1, 3))
+    clients = draw(st.integers(client_ranks, 3 * client_ranks))
+    sizes = draw(st.lists(st.integers(1, 30), min_size=clients, max_size=clients))
+    return Schedule(
+        Layout(client_ranks, server_ranks, clients),
+        tuple(sizes),
+        batch_size=draw(st.integers(1, 8)),
+        epochs=draw(st.integers(1, 3)),
+        round_steps=draw(st.integers(1, 7)),
+        eval_epochs=draw(st.integers(1, 3)),
+    )
+
+
+Operation = tuple[str, object]
+
+
+def program(schedule: Schedule, rank: int) -> list[Operation]:
+    """Everything a rank waits for, in its order: the roles' `run`, with each exchange as its two transfers."""
+    layout, operations = schedule.layout, []
+    for step in range(schedule.total_steps):
+        for client in schedule.turns(step, rank):
+            server = layout.server_of(layout.rank_of(client))
+            up, down = ("up", (client, step)), ("down", (client, step))
+            operations += [up, down] if rank in (layout.rank_of(client), server) else []
+        if schedule.averages_after(step) and rank not in layout.server_ranks:
+            operations.append(("average", step))
+        if schedule.evaluates_after(step):
+            if rank not in layout.client_ranks:
+                servers = [rank] if rank in layout.server_ranks else list(layout.server_ranks)
+                operations += [("adapter", (server, step)) for server in servers]
+            operations.append(("verdict", step))
+    return operations
+
+
+def participants(schedule: Schedule, operation: Operation) -> set[int]:
+    layout, (kind, key) = schedule.layout, operation
+    if kind in ("up", "down"):
+        assert isinstance(key, tuple)
+        rank = layout.rank_of(key[0])
+        return {rank, layout.server_of(rank)}
+    if kind == "adapter":
+        assert isinstance(key, tuple)
+        return {key[0], layout.aggregator_rank}
+    if kind == "average":
+        return {*layout.client_ranks, layout.aggregator_rank}
+    return set(range(layout.world_size))
+
+
+@settings(max_examples=150, deadline=None)
+@given(schedule=schedules())
+def test_no_layout_deadlocks_even_if_every_transfer_is_a_rendezvous(schedule: Schedule) -> None:
+    """Run all ranks' programs; an operation happens only when every participant has come to it."""
+    world = range(schedule.layout.world_size)
+    programs = {rank: program(schedule, rank) for rank in world}
+    done = dict.fromkeys(world, 0)
+    while any(done[rank] < len(programs[rank]) for rank in world):
+        progress = False
+        for rank in world:
+            if done[rank] == len(programs[rank]):
+                continue
+            operation = programs[rank][done[rank]]
+            present = [
+                other
+                for other in participants(schedule, operation)
+                if done[other] < len(programs[other]) and programs[other][done[other]] == operation
+            ]
+            if set(present) == participants(schedule, operation):
+                progress = True
+                for other in present:
+                    done[other] += 1
+        assert progress, {rank: programs[rank][done[rank] :][:1] for rank in world}
+
+
+@given(schedule=schedules())
+def test_an_epoch_visits_every_sample_exactly_once(schedule: Schedule) -> None:
+    for client, size in enumerate(schedule.shard_sizes):
+        visited = []
+        for step in range(schedule.steps_per_epoch):
+            if client in schedule.active_clients(step):
+                visited += schedule.batch(range(size), client, step, seed=1)  # type: ignore[arg-type]
+        assert sorted(visited) == list(range(size))
+
+
+@given(schedule=schedules())
+def test_every_epoch_ends_with_an_average_and_the_run_with_an_evaluation(schedule: Schedule) -> None:
+    for epoch in range(schedule.epochs):
+        assert schedule.averages_after((epoch + 1) * schedule.steps_per_epoch - 1)
+    assert schedule.evaluates_after(schedule.total_steps - 1)
+
+
+def test_epochs_differ_in_order_and_seeds_too() -> None:
+    schedule = Schedule(Layout(1, 1, 1), (64,), 64, 3, 1, 1)
+    orders = {tuple(schedule.batch(range(64), 0, step, seed)) for step in range(3) for seed in (1, 2)}  # type: ignore[arg-type]
+    assert len(orders) == 6
+
+
+def test_every_logical_client_has_one_rank_and_one_server() -> None:
+    layout = Layout(client_rank_count=3, server_rank_count=2, clients=8)
+    owned = [client for rank in layout.client_ranks for client in layout.clients_of(rank)]
+    assert sorted(owned) == list(range(8))
+    assert all(client in layout.clients_of(layout.rank_of(client)) for client in range(8))
+    assert [layout.role_of(rank) for rank in range(6)] == ["client"] * 3 + ["server"] * 2 + ["aggregator"]
+
+
+@pytest.mark.parametrize(("size", "mend"), [(4, "roles.client_ranks=2"), (2, "smallest layout has 3 ranks")])
+def test_a_world_of_another_size_names_a_layout_that_fits(size: int, mend: str) -> None:
+    config = Config(roles=RolesConfig(client_ranks=3), fed=FedConfig(clients=3))
+    with pytest.raises(UserError, match=mend):
+        layout_for(config, size)
+    assert layout_for(config, 5).world_size == 5
