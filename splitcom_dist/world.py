@@ -81,15 +81,10 @@ class World:
 
     def wait_for(self, key: str, ranks: list[int], what: str) -> str:
         """Block until `key` is announced; raises PeerLost if `ranks` make no progress for the timeout."""
-        beats, since = -1, time.monotonic()
-        while True:
-            try:
-                self._store.wait([key], timedelta(seconds=min(2.0, self.timeout)))
-                return str(self._store.get(key).decode())
-            except dist.DistStoreError:
-                pass
-            except RuntimeError as error:
-                raise PeerLost(f"the rendezvous store is gone while waiting for {what}") from error
+        beats, since, nap = -1, time.monotonic(), 0.001
+        while not self._announced(key, what):
+            time.sleep(nap)
+            nap = min(1.5 * nap, 0.05)  # polled, not blocked: a store's own timeout closes its connection
             self.raise_if_failed()
             now = sum(self._store.add(f"beat/{rank}", 0) for rank in ranks)
             if now != beats:
@@ -97,6 +92,11 @@ class World:
             if time.monotonic() - since > self.timeout:
                 names = ", ".join(self.layout.name_of(rank) for rank in ranks)
                 raise PeerLost(f"{names}: no progress for {self.timeout:.0f} s while waiting for {what}")
+        return str(self._store.get(key).decode())
+
+    def _announced(self, key: str, what: str) -> bool:
+        with naming("the rank that hosts the rendezvous store", what):
+            return bool(self._store.check([key]))
 
     def report_failure(self) -> bool:
         """True for the first rank that fails: it prints the one line; the others leave quietly."""
@@ -108,18 +108,21 @@ class World:
     def failed_elsewhere(self, patience_seconds: float = 1.0) -> bool:
         """Whether another rank has reported a failure; a lost connection often arrives before the report."""
         deadline = time.monotonic() + patience_seconds
-        while time.monotonic() < deadline:
-            try:
-                if self._store.add("failures", 0) > 0:
-                    return True
-            except RuntimeError:
-                return True
+        while not self._failures():
+            if time.monotonic() > deadline:
+                return False
             time.sleep(0.05)
-        return False
+        return True
 
     def raise_if_failed(self) -> None:
-        if self.failed_elsewhere(patience_seconds=0.01):
+        if self._failures():
             raise PeerLost("another rank failed")
+
+    def _failures(self) -> bool:
+        try:
+            return bool(self._store.add("failures", 0) > 0)
+        except RuntimeError:
+            return True  # the store went with the rank that hosts it
 
     def leave(self) -> None:
         """Close the groups; every rank has passed the same last point."""

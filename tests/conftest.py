@@ -1,10 +1,10 @@
 """What many tests need: small random models of every family, and whole runs as real processes."""
 
-import contextlib
-import io
 import multiprocessing
 import os
 import sys
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,35 +73,39 @@ class Outcome:
     stderr: str
 
 
-def run_command(arguments: list[str], timeout: float = 120, environment: dict[str, str] | None = None) -> Outcome:
-    """Run `splitcom ARGUMENTS` in a process forked from this one: everything is imported already."""
-    context = multiprocessing.get_context("fork")
-    reader, writer = context.Pipe(duplex=False)
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"splitcom-test-{os.getpid()}-{id(reader)}"
-    folder.mkdir()
-    process = context.Process(target=_command, args=(arguments, folder, environment or {}))
-    process.start()
-    process.join(timeout)
-    code = process.exitcode
-    if code is None:
-        process.terminate()
-        process.join()
-    reader.close()
-    writer.close()
-    texts = [(folder / name).read_text() for name in ("stdout", "stderr")]
-    for name in ("stdout", "stderr"):
-        (folder / name).unlink()
-    folder.rmdir()
-    return Outcome(code, *texts)
+def run_command(
+    arguments: list[str],
+    timeout: float = 120,
+    environment: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> Outcome:
+    """Run `splitcom ARGUMENTS` in a process forked from this one: everything is imported already.
+
+    `before` runs in that process first; what it patches, every rank of the run has.
+    """
+    with tempfile.TemporaryDirectory(prefix="splitcom-test-") as folder:
+        process = multiprocessing.get_context("fork").Process(
+            target=_command, args=(arguments, Path(folder), environment or {}, before)
+        )
+        process.start()
+        process.join(timeout)
+        code = process.exitcode
+        if code is None:
+            process.terminate()
+            process.join()
+        return Outcome(code, *((Path(folder) / name).read_text() for name in ("stdout", "stderr")))
 
 
-def _command(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+def _command(
+    arguments: list[str], folder: Path, environment: dict[str, str], before: Callable[[], None] | None
+) -> None:
     os.environ.update(environment)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), descriptor)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    if before is not None:
+        before()
     code = main(arguments)
-    with contextlib.suppress(io.UnsupportedOperation):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)

@@ -81,7 +81,7 @@ def _quality(summary: Summary, title: str) -> Text:
         (title, "bold"),
         "\nperplexity ",
         (f"{summary.untuned_ppl:.2f} → {summary.ppl:.2f}", "bold green"),
-        f" on held-out text   ·   {time}   ·   {summary.tokens / summary.seconds:,.0f} tokens/s",
+        f" on held-out text  ·  {time}  ·  {summary.tokens / summary.seconds:,.0f} tokens/s",
     )
 
 
@@ -89,14 +89,14 @@ def _traffic(summary: Summary) -> Table:
     dtype = {"float16": "FP16", "float32": "FP32"}[summary.baseline_dtype]
     table = Table(box=None, pad_edge=False, header_style="dim", title_justify="left")
     table.add_column("bytes", no_wrap=True)
-    for header in ("on the wire", f"padded {dtype}", "change", f"real {dtype}", "change"):
+    for header in ("wire", f"padded {dtype}", "", f"real {dtype}", ""):
         table.add_column(header, justify="right", no_wrap=True)
     used = {name: counts for name, counts in summary.links.items() if counts["raw_padded_bytes"]}
     for name, counts in used.items():
         table.add_row(name, *_against(counts["wire_bytes"], counts))
         table.add_row(_frames(counts), style="dim")
     if summary.label_bytes:
-        table.add_row(Text("  labels, within the above", "dim"), Text(megabytes(summary.label_bytes), "dim"))
+        table.add_row(Text("  labels, in the above", "dim"), Text(megabytes(summary.label_bytes), "dim"))
     table.add_row("adapter averaging", megabytes(summary.adapter_bytes))
     totals = {key: sum(counts[key] for counts in used.values()) for key in COUNTS[:3]}
     table.add_row("total", *_against(summary.wire_bytes, totals), style="bold")

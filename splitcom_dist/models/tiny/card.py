@@ -70,8 +70,9 @@ The E2E, DART and WebNLG corpora and restaurant descriptions of any kind are not
 {last["seconds"]:.0f} s on {options.threads} CPU thread(s); AdamW, peak learning rate {options.lr:g}, cosine over time,
 gradient norm 1, seed {options.seed}; {versions}.
 
-    python -m splitcom_dist.models.tiny.pretrain --out FOLDER --seconds {options.seconds:.0f} --threads {options.threads} \
-        --threads {options.threads} --batch {options.batch} --length {options.length} --lr {options.lr:g} --generated {options.generated} \
+    python -m splitcom_dist.models.tiny.pretrain --out FOLDER --seconds {options.seconds:.0f} \\
+        --threads {options.threads} --batch {options.batch} --length {options.length} \\
+        --lr {options.lr:g} --generated {options.generated} \\
         --text {files}
 
 Final losses, nats a token (loss.csv has the curve):
