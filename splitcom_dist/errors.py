@@ -14,4 +14,8 @@ class WireError(SplitcomError):
 
 
 class PeerLost(SplitcomError):
-    """A peer closed its connection or was silent for longer than the timeout."""
+    """Peers closed their connection or were silent for too long; `ranks` are those that were waited for."""
+
+    def __init__(self, message: str, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.ranks = ranks

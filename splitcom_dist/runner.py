@@ -53,11 +53,12 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
 
 def _report(error: Exception, world: World) -> int:
     expected = isinstance(error, SplitcomError)
-    follows = isinstance(error, PeerLost) and world.failed_elsewhere()
-    if not follows and world.report_failure():
-        line = " ".join(str(error).split())
-        if not expected:
-            line = f"{world.layout.name_of(world.rank)}: {type(error).__name__}: {line}; the log has the details"
+    line: str | None = " ".join(str(error).split())
+    if isinstance(error, PeerLost):
+        line = world.explain(error)
+    elif not expected:
+        line = f"{world.layout.name_of(world.rank)}: {type(error).__name__}: {line}; the log has the details"
+    if line is not None and world.report_failure():
         print(f"error: {line}", file=sys.stderr, flush=True)
     return 2 if expected else 1
 

@@ -1,5 +1,6 @@
 """The process groups of one rank, and a store for what ranks must tell each other outside the step."""
 
+import json
 import os
 import time
 from datetime import timedelta
@@ -7,10 +8,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from splitcom_dist.comm.failures import naming
+from splitcom_dist.comm.failures import culprits, naming
 from splitcom_dist.errors import PeerLost, UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
+
+PATIENCE_SECONDS = 2.0  # what others get to report, or to say for whom they wait, before a lost peer is blamed
 
 
 class World:
@@ -65,7 +68,7 @@ class World:
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """The element-wise sum of an int64 vector over all ranks; for small facts agreed at start and end."""
-        with naming("a rank", "a sum over all ranks"):
+        with naming("a rank", range(self.layout.world_size), "a sum over all ranks"):
             dist.all_reduce(values)
         return values
 
@@ -91,11 +94,11 @@ class World:
                 beats, since = now, time.monotonic()
             if time.monotonic() - since > self.timeout:
                 names = ", ".join(self.layout.name_of(rank) for rank in ranks)
-                raise PeerLost(f"{names}: no progress for {self.timeout:.0f} s while waiting for {what}")
+                raise PeerLost(f"{names} made no progress for {self.timeout:.0f} s during {what}", tuple(ranks))
         return str(self._store.get(key).decode())
 
     def _announced(self, key: str, what: str) -> bool:
-        with naming("the rank that hosts the rendezvous store", what):
+        with naming("the rank that hosts the rendezvous store", [], what):
             return bool(self._store.check([key]))
 
     def report_failure(self) -> bool:
@@ -105,14 +108,28 @@ class World:
         except RuntimeError:
             return False  # the store went with the rank that hosts it, which has reported
 
-    def failed_elsewhere(self, patience_seconds: float = 1.0) -> bool:
-        """Whether another rank has reported a failure; a lost connection often arrives before the report."""
-        deadline = time.monotonic() + patience_seconds
-        while not self._failures():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
+    def explain(self, error: PeerLost) -> str | None:
+        """The line to report when a peer is lost, or None if another rank reports why.
+
+        A rank that waits in vain is often waited for itself, so all that give up say for whom they waited, and
+        the blame goes to whom they wait for in the end.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        try:
+            self._store.set(f"waiting/{self.rank}", json.dumps(error.ranks))
+            while time.monotonic() < deadline:
+                if self._failures():
+                    return None
+                time.sleep(0.05)
+            keys = {rank: f"waiting/{rank}" for rank in range(self.layout.world_size)}
+            given_up = {rank: key for rank, key in keys.items() if self._store.check([key])}
+            waiting = {rank: json.loads(self._store.get(key)) for rank, key in given_up.items()}
+        except RuntimeError:
+            return None
+        blamed = sorted(culprits(self.rank, waiting))
+        if not blamed or set(blamed) == set(error.ranks):
+            return str(error)
+        return f"{', '.join(map(self.layout.name_of, blamed))} made others wait in vain: {error}"
 
     def raise_if_failed(self) -> None:
         if self._failures():

@@ -4,6 +4,7 @@ A packet travels as one message of at most `SLOT` bytes, then one message with t
 the slot ahead of time and learns from the header, once it believes it, how long the rest is.
 """
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -21,6 +22,8 @@ class Pending(Protocol):
 
 
 class Transport(Protocol):
+    peer: int  # the rank at the other end
+
     def send(self, message: Tensor) -> None: ...
 
     def post_receive(self, buffer: Tensor) -> Pending: ...
@@ -39,7 +42,7 @@ class Edge:
     def send(self, header: Header, sections: dict[str, Tensor]) -> int:
         """Send one packet; returns its size on the wire in bytes."""
         packet = pack(header, sections)
-        with naming(self.peer, f"{LINKS[header.link]}, step {header.step}"):
+        with self._naming(f"{LINKS[header.link]}, step {header.step}"):
             self._transport.send(packet[:SLOT])
             if len(packet) > SLOT:
                 self._transport.send(packet[SLOT:])
@@ -57,7 +60,7 @@ class Edge:
         `expected.max_bytes` is ever allocated.
         """
         self.post()
-        with naming(self.peer, f"{LINKS[expected.link]}, step {expected.step}"):
+        with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
             assert self._posted is not None
             self._posted.wait()
         self._posted = None
@@ -68,10 +71,13 @@ class Edge:
             packet = self._rest(total, expected)
         return header, parse_body(header, packet[HEADER.size :], expected), total
 
+    def _naming(self, what: str) -> AbstractContextManager[None]:
+        return naming(self.peer, [self._transport.peer], what)
+
     def _rest(self, total: int, expected: Expected) -> Tensor:
         if len(self._buffer) < total:
             self._buffer = torch.empty(total, dtype=torch.uint8)
         self._buffer[:SLOT] = self._slot
-        with naming(self.peer, f"{LINKS[expected.link]}, step {expected.step}"):
+        with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
             self._transport.post_receive(self._buffer[SLOT:total]).wait()
         return self._buffer[:total]

@@ -13,7 +13,7 @@ def weighted_mean(weighted_sum: Tensor, weight: float, group: dist.ProcessGroup)
     Ranks that only listen give zeros. Returns the mean (n,), the total weight and the bytes this rank handed over.
     """
     buffer = torch.cat([weighted_sum, torch.tensor([weight], dtype=weighted_sum.dtype)])
-    with naming("a rank of the averaging group", "adapter averaging"):
+    with naming("a rank", dist.get_process_group_ranks(group), "adapter averaging"):
         dist.all_reduce(buffer, group=group)
     total = float(buffer[-1])
     return buffer[:-1] / total, total, buffer.nbytes
@@ -21,7 +21,7 @@ def weighted_mean(weighted_sum: Tensor, weight: float, group: dist.ProcessGroup)
 
 def send_vector(vector: Tensor, receiver: int, group: dist.ProcessGroup) -> int:
     """Send a flat vector whose length the receiver knows; returns its bytes."""
-    with naming(f"rank {receiver}", "sending adapters"):
+    with naming(f"rank {receiver}", [receiver], "sending adapters"):
         dist.send(vector.contiguous(), receiver, group=group)
     return vector.nbytes
 
@@ -29,6 +29,6 @@ def send_vector(vector: Tensor, receiver: int, group: dist.ProcessGroup) -> int:
 def receive_vector(length: int, sender: int, group: dist.ProcessGroup) -> Tensor:
     """The flat float32 vector (length,) that `sender` sends."""
     vector = torch.empty(length)
-    with naming(f"rank {sender}", "receiving adapters"):
+    with naming(f"rank {sender}", [sender], "receiving adapters"):
         dist.recv(vector, sender, group=group)
     return vector

@@ -13,14 +13,14 @@ class TorchTransport:
 
     def __init__(self, group: dist.ProcessGroup, peer: int) -> None:
         self._group = group
-        self._peer = peer
+        self.peer = peer
 
     def send(self, message: Tensor) -> None:
         """Send a uint8 vector; returns when the peer's transport has taken it. RuntimeError if it cannot."""
-        dist.send(message, self._peer, group=self._group)
+        dist.send(message, self.peer, group=self._group)
 
     def post_receive(self, buffer: Tensor) -> dist.Work:
         """Start receiving into `buffer`; `wait()` on the result raises RuntimeError on loss or timeout."""
-        work = dist.irecv(buffer, self._peer, group=self._group)
+        work = dist.irecv(buffer, self.peer, group=self._group)
         assert work is not None
         return work

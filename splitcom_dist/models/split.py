@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -71,7 +72,7 @@ def load_part(source: ModelSource, part: Part, dtype: torch.dtype) -> PreTrained
     model_class = _with_absent_rooms(causal_lm_class(config), part, family)
     try:
         model, report = model_class.from_pretrained(source.folder, config=config, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"model.name={source.name}: cannot load weights: {' '.join(str(error).split())[:300]}"
         ) from None

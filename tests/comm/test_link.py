@@ -17,6 +17,8 @@ from splitcom_dist.errors import PeerLost, WireError
 class Loopback:
     """A transport with Gloo's manners: a message may be shorter than the posted buffer, a longer one is fatal."""
 
+    peer = 1
+
     def __init__(self, out: "SimpleQueue[Tensor]", into: "SimpleQueue[Tensor]") -> None:
         self.out, self.into = out, into
         self.sent_bytes = 0
@@ -105,6 +107,8 @@ def test_a_posted_slot_is_used_once() -> None:
 )
 def test_a_lost_peer_is_named_with_what_was_under_way(text: str, reason: str) -> None:
     class Broken:
+        peer = 1
+
         def send(self, message: Tensor) -> None:
             raise RuntimeError(f"[pair.cc:553] {text} [127.0.0.1]:25306")
 
