@@ -62,3 +62,4 @@ def log_to(path: Path) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    logging.captureWarnings(True)  # Python's and torch's warnings belong there too

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import torch
-import transformers
 
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
@@ -64,8 +63,6 @@ def _report(error: Exception, world: World) -> int:
 
 
 def _run(config: Config, world: World, out: Path | None) -> None:
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(config.runtime.threads or _fair_threads(world))
     torch.manual_seed(config.train.seed + world.rank)  # dropout differs between ranks
     directory = _agree_on_directory(config, world, out)

@@ -6,10 +6,12 @@ Both ends of every edge walk the same turns in the same order, so no transfer ca
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from splitcom_dist.data.batching import epoch_order
-from splitcom_dist.data.tokens import Sample
 from splitcom_dist.layout import Layout
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Schedule:
             return [client for client in active if layout.rank_of(client) == rank]
         return [client for client in active if layout.server_of(layout.rank_of(client)) == rank]
 
-    def batch(self, samples: Sequence[Sample], client: int, step: int, seed: int) -> list[Sample]:
+    def batch(self, samples: Sequence[T], client: int, step: int, seed: int) -> list[T]:
         """A client's samples of one step; the order of an epoch is drawn from (seed, client, epoch)."""
         epoch, index = divmod(step, self.steps_per_epoch)
         order = epoch_order(len(samples), self.batch_size, seed, client, epoch)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ torch.set_num_threads(1)  # a process that has used OpenMP threads cannot be for
 
 SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 800}
 LLAMA_SIZES = SIZES | {"hidden_size": 32, "intermediate_size": 64, "num_key_value_heads": 2}
-CONFIGS = {
+CONFIGS: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: transformers.GPT2Config(bos_token_id=0, eos_token_id=0, n_embd=32, n_positions=128, **SIZES),
     "llama": lambda: transformers.LlamaConfig(**LLAMA_SIZES, tie_word_embeddings=False),
     "llama_tied": lambda: transformers.LlamaConfig(**LLAMA_SIZES, tie_word_embeddings=True),

@@ -30,7 +30,8 @@ Operation = tuple[str, object]
 
 def program(schedule: Schedule, rank: int) -> list[Operation]:
     """Everything a rank waits for, in its order: the roles' `run`, with each exchange as its two transfers."""
-    layout, operations = schedule.layout, []
+    layout = schedule.layout
+    operations: list[Operation] = []
     for step in range(schedule.total_steps):
         for client in schedule.turns(step, rank):
             server = layout.server_of(layout.rank_of(client))
@@ -91,7 +92,7 @@ def test_an_epoch_visits_every_sample_exactly_once(schedule: Schedule) -> None:
         visited = []
         for step in range(schedule.steps_per_epoch):
             if client in schedule.active_clients(step):
-                visited += schedule.batch(range(size), client, step, seed=1)  # type: ignore[arg-type]
+                visited += schedule.batch(range(size), client, step, seed=1)
         assert sorted(visited) == list(range(size))
 
 
@@ -104,7 +105,7 @@ def test_every_epoch_ends_with_an_average_and_the_run_with_an_evaluation(schedul
 
 def test_epochs_differ_in_order_and_seeds_too() -> None:
     schedule = Schedule(Layout(1, 1, 1), (64,), 64, 3, 1, 1)
-    orders = {tuple(schedule.batch(range(64), 0, step, seed)) for step in range(3) for seed in (1, 2)}  # type: ignore[arg-type]
+    orders = {tuple(schedule.batch(range(64), 0, step, seed)) for step in range(3) for seed in (1, 2)}
     assert len(orders) == 6
 
 

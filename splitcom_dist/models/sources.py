@@ -19,6 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.families import family_of
 
+# A rank's own progress and errors say what matters; loading bars of five ranks do not.
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
 TINY = Path(__file__).parent / "tiny" / "weights"
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenizer*"]
 

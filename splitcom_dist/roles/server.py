@@ -156,7 +156,7 @@ class ServerRole:
         logits = self.model.lm_head(predicting).float()
         loss = functional.cross_entropy(logits, torch.cat(activation.targets), reduction="sum")
         loss.backward()
-        return float(loss), rows.grad
+        return float(loss.detach()), rows.grad
 
     def check_finite(self, mean_loss: float, number: int, step: int) -> None:
         if not torch.isfinite(torch.tensor(mean_loss)):

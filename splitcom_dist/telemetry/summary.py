@@ -54,7 +54,7 @@ def read(path: Path) -> Summary:
     """The Summary that `write` wrote."""
     values = json.loads(path.read_text())
     values.pop("tokens_per_second")
-    values["links"] = {name: {**link, **link.pop("frames")} for name, link in values["links"].items()}
+    values["links"] = {name: link.pop("frames") | link for name, link in values["links"].items()}
     values["ranks"] = [RankMemory(**rank) for rank in values["ranks"]]
     return Summary(**values)
 

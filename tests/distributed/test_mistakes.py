@@ -215,7 +215,7 @@ def test_a_packet_corrupted_on_its_way_ends_the_run(position: int, field: str, m
                 packet[position] ^= 0x10
             return packet
 
-        link.pack = corrupting
+        link.pack = corrupting  # type: ignore[attr-defined]
 
     outcome = train(model, tmp_path / "run", before=patch)
     assert_one_line(outcome, "rank 1 (client 1), up_activation, step 3", field)

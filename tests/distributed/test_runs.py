@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -43,9 +44,9 @@ def train(model: Path, out: Path, *extra: str, **kwargs: object) -> Outcome:
     return run_command(arguments, **kwargs)  # type: ignore[arg-type]
 
 
-def check_books(out: Path) -> dict:  # type: ignore[type-arg]
+def check_books(out: Path) -> dict[str, Any]:
     """Senders and receivers agree packet by packet, and the summary is their sum."""
-    summary = json.loads((out / "summary.json").read_text())
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     rows = read(out / "run.h5", "traffic")
     key = ["link", "client", "step", "wire", "label", "tokens", "n_I", "n_P", "n_S"]
     sent, received = (np.sort(rows[rows["side"] == side][key], order=key[:4]) for side in (0, 1))
@@ -126,12 +127,12 @@ def test_runs_are_reproducible_bit_for_bit(model_folders: dict[str, Path], tmp_p
 
 def lose_references() -> None:
     """Make the server forget one client's references in the middle of a run."""
-    step = ServerRole.step
+    original = ServerRole.step
 
-    def forgetful(self: ServerRole, number: int) -> None:
-        if number == 8:
+    def forgetful(self: ServerRole, step: int) -> None:
+        if step == 8:
             self.clients[1].decoder.store.clear()
-        step(self, number)
+        original(self, step)
 
     ServerRole.step = forgetful  # type: ignore[method-assign]
 

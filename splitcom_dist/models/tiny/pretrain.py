@@ -115,7 +115,7 @@ def train(model: transformers.GPT2LMHeadModel, streams: list[Stream], options: a
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        smoothed += 0.03 * (float(loss) - smoothed)
+        smoothed += 0.03 * (float(loss.detach()) - smoothed)
         step += 1
 
 
