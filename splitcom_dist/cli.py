@@ -13,7 +13,11 @@ from splitcom_dist.place import find_place
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit code 2 and one line on standard error for a mistake of the user's."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, more = parser.parse_known_args(arguments)
+    if unknown := [text for text in more if text.startswith("-")]:
+        parser.error(f"unknown option {unknown[0]}")
+    options.settings += more  # overrides may stand behind options too
     place = find_place(os.environ)
     try:
         return _train(options)

@@ -11,7 +11,7 @@ from splitcom_dist.config import Config, LinkCodecConfig
 from splitcom_dist.config_files import to_yaml
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.layout import layout_for
-from splitcom_dist.models.lora import adapter_parameters, attach_lora
+from splitcom_dist.models.lora import adapter_parameters, insert_lora
 from splitcom_dist.models.sources import ModelSource, find_model
 from splitcom_dist.models.split import Part, body, check_cut, head, outline_part, resident_bytes, whole
 from splitcom_dist.shards import check_length, training_shards
@@ -54,7 +54,7 @@ def _part_bytes(config: Config, source: ModelSource, part: Part) -> tuple[int, i
     dtype = getattr(torch, config.model.dtype)
     model = outline_part(source, part).to(dtype)
     weights = resident_bytes(model)
-    attach_lora(model, config.lora, config.train.seed)
+    insert_lora(model, config.lora)
     return weights, sum(parameter.numel() * 4 for parameter in adapter_parameters(model).values())
 
 

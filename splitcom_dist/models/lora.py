@@ -38,11 +38,7 @@ def attach_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PreTrain
     A is drawn from (seed, module name), so a split model starts from exactly the adapters of the whole one.
     Raises UserError when no module of the part has a target's name.
     """
-    config = peft_config(model.config.model_type, lora, "")
-    try:
-        peft.inject_adapter_in_model(config, model)
-    except ValueError as error:
-        raise UserError(f"lora.target_modules={lora.target_modules}: {str(error).splitlines()[0][:200]}") from None
+    insert_lora(model, lora)
     for name, parameter in adapter_parameters(model).items():
         if ".lora_A." in name:
             digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
@@ -52,6 +48,14 @@ def attach_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PreTrain
         parameter.data = parameter.data.float()  # adapters train in float32 whatever the model's dtype
         parameter.requires_grad_(True)
     return model
+
+
+def insert_lora(model: PreTrainedModel, lora: LoraConfig) -> None:
+    """Insert adapters with whatever values peft gives them; enough to count them. Raises UserError."""
+    try:
+        peft.inject_adapter_in_model(peft_config(model.config.model_type, lora, ""), model)
+    except ValueError as error:
+        raise UserError(f"lora.target_modules={lora.target_modules}: {str(error).splitlines()[0][:200]}") from None
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
