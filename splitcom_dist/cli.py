@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if place is None or place.rank == 0:  # every rank meets the same mistake
             print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ class ModelConfig:
     name: str = "tiny"  # tiny (in the package), smollm2 (extra), a hub name or a local directory
     cut_layer: int = 2  # blocks 0..cut_layer-1 are the client's head
     dtype: str = "float32"  # of weights and activations: float32 or bfloat16
+    dropout: float = 0.0  # of the frozen blocks; its noise would make every epoch's activations new
 
 
 @dataclass
@@ -181,8 +182,9 @@ def validate(config: Config) -> None:
             "codec.up_activation.gate=once and codec.down_gradient.gate=never go together: "
             "what is sent once is right only while the client does not train (preset codec=frozen)"
         )
-    if not 0 <= config.lora.dropout < 1:
-        raise UserError(f"lora.dropout={config.lora.dropout}: must be at least 0 and below 1")
+    for key in ("lora.dropout", "model.dropout"):
+        if not 0 <= lookup(config, key) < 1:
+            raise UserError(f"{key}={lookup(config, key)}: must be at least 0 and below 1")
 
 
 def lookup(config: Any, key: str) -> Any:

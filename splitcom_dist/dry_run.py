@@ -20,7 +20,7 @@ from splitcom_dist.shards import check_length, training_shards
 def describe(config: Config) -> None:
     """Print the plan. Raises UserError for what would end the run at its start."""
     layout = layout_for(config)
-    source = find_model(config.model.name)
+    source = find_model(config.model.name, config.model.dropout)
     check_cut(config.model.cut_layer, source.block_count)
     check_length(config, source)
     shards = training_shards(config, source.tokenizer(), range(layout.clients))

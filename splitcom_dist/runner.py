@@ -73,7 +73,7 @@ def _run(config: Config, world: World, out: Path | None) -> None:
         world.layout.world_size,
         world.place.launcher,
     )
-    source = find_model(config.model.name)
+    source = find_model(config.model.name, config.model.dropout)
     check_cut(config.model.cut_layer, source.block_count)
     check_length(config, source)
     share = load_share(config, world, source)
@@ -114,6 +114,7 @@ def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Sc
         config.train.epochs,
         config.fed.every,
         config.eval.every,
+        clients_train=config.codec.down_gradient.gate != "never",
     )
 
 

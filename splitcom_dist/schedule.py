@@ -24,6 +24,7 @@ class Schedule:
     epochs: int
     round_steps: int  # fed.every: steps between two averagings
     eval_epochs: int  # eval.every: epochs between two evaluations
+    clients_train: bool = True
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -61,13 +62,16 @@ class Schedule:
         return [samples[position] for position in order[index]]
 
     def averages_after(self, step: int) -> bool:
-        """Whether client adapters are averaged after this step; always at the end of an epoch."""
-        return (step + 1) % self.round_steps == 0 or self._ends_epoch(step)
+        """Whether client adapters are averaged after this step; always at the end of an epoch, if they train."""
+        return self.clients_train and self._ends_round(step)
 
     def evaluates_after(self, step: int) -> bool:
         """Whether the aggregator evaluates after this step; always after the last one."""
         due = (self.epoch_of(step) + 1) % self.eval_epochs == 0
         return self._ends_epoch(step) and (due or step == self.total_steps - 1)
+
+    def _ends_round(self, step: int) -> bool:
+        return (step + 1) % self.round_steps == 0 or self._ends_epoch(step)
 
     def _ends_epoch(self, step: int) -> bool:
         return (step + 1) % self.steps_per_epoch == 0

@@ -30,7 +30,7 @@ def training_shards(
     if "{client}" in (data.path or ""):
         assert data.path is not None
         return {
-            client: _samples(config, tokenizer, data.path.format(client=client), "train", data.train_samples)
+            client: _samples(config, tokenizer, data.path.replace("{client}", str(client)), "train", data.train_samples)
             for client in clients
         }
     samples = _samples(config, tokenizer, data.path, "train", data.train_samples)

@@ -55,9 +55,6 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         torch.manual_seed(0)
         config = make()
         config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
-        for dropout in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout"):
-            if hasattr(config, dropout):
-                setattr(config, dropout, 0.0)
         model = transformers.AutoModelForCausalLM.from_config(config)
         for parameter in model.parameters():  # freshly initialised models are too near zero to tell errors
             parameter.data.mul_(3.0)

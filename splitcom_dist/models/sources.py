@@ -24,6 +24,7 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 TINY = Path(__file__).parent / "tiny" / "weights"
+DROPOUT_RATES = ("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout", "attention_dropout", "hidden_dropout")
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenizer*"]
 
 
@@ -59,14 +60,20 @@ class ModelSource:
         return cast(PreTrainedTokenizerBase, tokenizer)
 
 
-def find_model(name: str) -> ModelSource:
-    """Resolve `model.name`; downloads from the hub if it must. Raises UserError, one line."""
+def find_model(name: str, dropout: float = 0.0) -> ModelSource:
+    """Resolve `model.name`; downloads from the hub if it must. Raises UserError, one line.
+
+    `dropout` replaces every dropout rate of the model's own configuration.
+    """
     folder = _folder(name)
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model.name={name}: {' '.join(str(error).split())[:200]}") from None
     family_of(config.model_type)
+    for rate in DROPOUT_RATES:
+        if hasattr(config, rate):
+            setattr(config, rate, dropout)
     return ModelSource(name, folder, config)
 
 

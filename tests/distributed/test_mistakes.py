@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,16 @@ def test_a_packet_corrupted_on_its_way_ends_the_run(position: int, field: str, m
 
     outcome = train(model, tmp_path / "run", before=patch)
     assert_one_line(outcome, "rank 1 (client 1), up_activation, step 3", field)
+
+
+def test_an_interrupt_ends_every_rank(model: Path, tmp_path: Path) -> None:
+    def interrupt_all() -> None:
+        os.setsid()  # a terminal's Ctrl-C reaches the whole foreground group
+        threading.Timer(2.0, os.killpg, (os.getpgid(0), signal.SIGINT)).start()
+
+    outcome = train(model, tmp_path / "run", "train.epochs=100000", before=interrupt_all)
+    assert outcome.code == 130 and "Traceback" not in outcome.stderr, outcome.stderr
+    assert outcome.stderr.count("interrupted") == 1 and "error: " not in outcome.stderr
 
 
 def test_nothing_is_left_running() -> None:

@@ -90,6 +90,7 @@ def test_every_codec_trains_and_keeps_honest_books(codec: str, model_folders: di
     if codec == "frozen":
         assert up["frames"]["I"] == positions // EPOCHS, "every sample crosses in the first epoch only"
         assert down["wire_bytes"] == packets * HEADER.size, "nothing comes down but the answer's header"
+        assert len(read(tmp_path / "run" / "run.h5", "rounds")) == 0, "what does not train is not averaged"
         saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
         head = {name: tensor for name, tensor in saved.items() if ".0." in name or ".1." in name}
         assert head and all(not tensor.any() for name, tensor in head.items() if "lora_B" in name)
@@ -114,6 +115,15 @@ def test_exported_adapter_has_the_reported_perplexity(model_folders: dict[str, P
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [-1, *range(EPOCHS)]
     assert lines[-1]["ppl"] == summary["ppl"] and lines[0]["ppl"] == summary["untuned_ppl"]
+
+
+def test_bfloat16_model_sends_bfloat16(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    outcome = train(model_folders["qwen2"], tmp_path / "run", "model.dtype=bfloat16")
+    assert outcome.code == 0, outcome.stderr
+    summary = check_books(tmp_path / "run")
+    down = summary["links"]["down_gradient"]
+    assert down["raw_real_bytes"] < down["wire_bytes"] < 1.1 * down["raw_real_bytes"] + 50 * HEADER.size
+    assert summary["ppl"] < summary["untuned_ppl"]
 
 
 def test_runs_are_reproducible_bit_for_bit(model_folders: dict[str, Path], tmp_path: Path) -> None:

@@ -121,6 +121,16 @@ def test_saved_adapter_loads_with_peft(family: str, model_folders: dict[str, Pat
         assert torch.equal(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
 
 
+def test_dropout_of_the_frozen_blocks_is_off_unless_asked_for(model_folders: dict[str, Path]) -> None:
+    """The shipped configurations of GPT-2 and OPT ask for 0.1, which would make every epoch's activations new."""
+    for family in ("gpt2", "opt"):
+        for rate, same in ((0.0, True), (0.3, False)):
+            model = load_part(find_model(str(model_folders[family]), rate), head(2), torch.float32)
+            with torch.no_grad():
+                first, second = forward_blocks(model, input_ids=IDS), forward_blocks(model, input_ids=IDS)
+            assert torch.equal(first, second) is same
+
+
 @pytest.mark.parametrize("cut", [0, 4, 9])
 def test_a_cut_outside_the_model_names_the_range(cut: int) -> None:
     with pytest.raises(UserError, match="choose 1 to 3"):
