@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from splitcom_dist.data.corpora import Example
+from splitcom_dist.data.examples import Example
 from splitcom_dist.errors import UserError
 
 OVERLONG = ("truncate", "drop", "error")

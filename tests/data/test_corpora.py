@@ -9,8 +9,9 @@ from typing import Any
 import datasets
 import pytest
 
-from splitcom_dist.data import corpora
-from splitcom_dist.data.corpora import Example, articles, load
+from splitcom_dist.data import hub
+from splitcom_dist.data.corpora import load
+from splitcom_dist.data.examples import SPLITS, Example, articles
 from splitcom_dist.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -77,7 +78,7 @@ def test_one_file_holds_out_a_tenth_that_train_does_not_have(tmp_path: Path) -> 
 
 def test_held_out_sources_never_occur_in_train(tmp_path: Path) -> None:
     file = str(write_rows(tmp_path / "mine.jsonl", pairs(30, texts_per_source=4)))
-    train, validation = ({row.source for row in load("jsonl", file, split)} for split in corpora.SPLITS[:2])
+    train, validation = ({row.source for row in load("jsonl", file, split)} for split in SPLITS[:2])
     assert len(validation) == 3 and train.isdisjoint(validation)
 
 
@@ -241,7 +242,7 @@ HUB_EXAMPLES = {
 
 
 def stand_in(name: str, rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = corpora.HUB[name]
+    corpus = hub.HUB[name]
     datasets.disable_progress_bars()
 
     def snapshot(repository: str, *, repo_type: str, revision: str, allow_patterns: list[str]) -> str:

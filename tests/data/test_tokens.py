@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Tokenizer, PreTrainedTokenizerFast
 
-from splitcom_dist.data.corpora import Example, load
+from splitcom_dist.data.corpora import load
+from splitcom_dist.data.examples import Example
 from splitcom_dist.data.tokens import tokenize
 from splitcom_dist.errors import UserError
 
