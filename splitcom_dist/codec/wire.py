@@ -60,6 +60,7 @@ class Expected:
     max_tokens: int
     section_bytes: tuple[int, ...]  # largest size of each section
     flags: int = 0  # flags that may be set
+    intra_bytes: tuple[int, int] | None = None  # exact bytes of scales and symbols an I position, where fixed
 
     @property
     def max_bytes(self) -> int:
@@ -153,6 +154,9 @@ def _check_ranges(values: dict[str, int], expected: Expected) -> None:
         raise expected.error("flags", f"{values['flags']} is not allowed here")
     if values["n_i"] + values["n_p"] + values["n_s"] != values["tokens"]:
         raise expected.error("n_i", "frame counts do not add up to the tokens")
+    for field, size in zip(("scales_bytes", "symbols_bytes"), expected.intra_bytes or (), strict=False):
+        if values[field] != size * values["n_i"]:
+            raise expected.error(field, f"{values[field]} for {values['n_i']} positions of {size} bytes")
     if values["manifest_bytes"] not in (0, MANIFEST_BYTES * values["samples"]):
         raise expected.error("manifest_bytes", f"{values['manifest_bytes']} for {values['samples']} samples")
 

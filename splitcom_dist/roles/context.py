@@ -50,17 +50,18 @@ class Context:
         tokens = samples * (self.config.data.max_length - 1)
         codec = self.config.codec.up_activation
         labels = max_label_bytes(samples, tokens, self.source.vocabulary)
-        sections = (MANIFEST_BYTES * samples, labels, *self._coded(codec, samples, tokens))
-        return Expected(peer, LINK_CODES["up_activation"], step, client, samples, tokens, sections)
+        sections = (MANIFEST_BYTES * samples, labels, modes_bytes(codec, samples), *self._rows(codec, tokens))
+        link, row = LINK_CODES["up_activation"], self._rows(codec, 1)
+        return Expected(peer, link, step, client, samples, tokens, sections, intra_bytes=row)
 
     def expected_gradient(self, peer: str, client: int, step: int, samples: int, tokens: int) -> Expected:
         """Limits of the `down_gradient` packet that answers a batch of so many samples and tokens."""
         codec = self.config.codec.down_gradient
-        coded = self._coded(codec, samples, tokens) if self.clients_train else (0, 0, 0)
-        link = LINK_CODES["down_gradient"]
-        return Expected(peer, link, step, client, samples, tokens, (0, 0, *coded), flags=RESYNC)
+        sections = (0, 0, 0, *(self._rows(codec, tokens) if self.clients_train else (0, 0)))
+        link, row = LINK_CODES["down_gradient"], self._rows(codec, 1)
+        return Expected(peer, link, step, client, samples, tokens, sections, flags=RESYNC, intra_bytes=row)
 
-    def _coded(self, codec: LinkCodecConfig, samples: int, tokens: int) -> tuple[int, int, int]:
+    def _rows(self, codec: LinkCodecConfig, tokens: int) -> tuple[int, int]:
+        """Bytes of scales and symbols of so many I positions."""
         quantizer = QUANTIZERS[codec.quantizer](self.dtype)
-        sizes = quantizer.scale_bytes(tokens), quantizer.symbol_bytes(tokens, self.width)
-        return modes_bytes(codec, samples), *sizes
+        return quantizer.scale_bytes(tokens), quantizer.symbol_bytes(tokens, self.width)

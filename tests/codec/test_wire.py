@@ -3,6 +3,7 @@
 import struct
 import tracemalloc
 import zlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,6 +120,18 @@ def test_sizes_beyond_the_configuration_are_refused_before_the_body_is_read() ->
             wire.parse_header(forge(f"{section}_bytes", limit + 1), EXPECTED)
     with pytest.raises(WireError, match="manifest_bytes"):
         wire.parse_header(forge("manifest_bytes", 18), EXPECTED)
+
+
+def test_frame_counts_that_do_not_fit_the_payload_are_refused() -> None:
+    exact = replace(EXPECTED, intra_bytes=(0, 16))
+    assert wire.parse_header(example(), exact).n_i == 3
+    lying = wire.pack(Header(link=0, step=5, client=1, samples=2, tokens=7, n_i=4, n_s=3), sections_of(example()))
+    with pytest.raises(WireError, match="symbols_bytes: 48 for 4 positions of 16 bytes"):
+        wire.parse_header(lying, exact)
+
+
+def sections_of(packet: Tensor) -> dict[str, Tensor]:
+    return read(packet)[1]
 
 
 @pytest.mark.parametrize(
