@@ -11,13 +11,14 @@ from splitcom_dist.errors import SplitcomError
 from splitcom_dist.place import find_place
 
 
-# A client and its server take turns on the same cores. OpenMP's threads spin for milliseconds after their work is done,
-# which takes the cores from the other side: 9 % of the whole run (benchmarks/throughput.py). Read when torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# A client and its server take turns on the same cores. OpenMP's threads spin for milliseconds after their work is
+# done, which takes the cores from the other side: 9 % of a whole run (benchmarks/throughput.py). torch reads it once.
+SPINS = {"GOMP_SPINCOUNT": "2000"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit code 2 and one line on standard error for a mistake of the user's."""
+    os.environ.update(SPINS | os.environ)
     parser = _parser()
     options, more = parser.parse_known_args(arguments)
     if unknown := [text for text in more if text.startswith("-")]:

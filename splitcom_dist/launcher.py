@@ -18,8 +18,9 @@ from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.sources import warm_up
 from splitcom_dist.place import Place
 from splitcom_dist.runner import run_rank
+from splitcom_dist.world import PATIENCE_SECONDS
 
-GRACE_SECONDS = 15.0  # what the others get to notice and to leave by themselves once one rank has failed
+GRACE_SECONDS = 15.0  # at most: what the others get to notice and leave by themselves once one rank has failed
 PR_SET_PDEATHSIG = 1
 
 
@@ -45,7 +46,7 @@ def launch(config: Config, out: Path | None) -> int:
         master_listen_fd=listener.detach(),
     )
     try:
-        _wait(ranks)
+        _wait(ranks, min(GRACE_SECONDS, config.runtime.timeout_seconds + 2 * PATIENCE_SECONDS))
     finally:
         _reap(ranks)
     return _verdict(ranks, layout, store)
@@ -66,11 +67,11 @@ def _rank(config: Config, place: Place, port: int, out: Path | None) -> None:
     os._exit(code)  # Gloo's threads to dead peers must not delay the end
 
 
-def _wait(ranks: Sequence[BaseProcess]) -> None:
+def _wait(ranks: Sequence[BaseProcess], grace_seconds: float) -> None:
     deadline = None
     while any(process.is_alive() for process in ranks):
         if deadline is None and any(process.exitcode not in (None, 0) for process in ranks):
-            deadline = time.monotonic() + GRACE_SECONDS
+            deadline = time.monotonic() + grace_seconds
         if deadline is not None and time.monotonic() > deadline:
             return
         time.sleep(0.02)

@@ -31,7 +31,7 @@ def train(model: object, out: Path, *extra: str, **kwargs: object) -> Outcome:
         "fed.clients": 2,
         "train.epochs": 2,
         "train.batch_size": 4,
-        "runtime.timeout_seconds": 4,
+        "runtime.timeout_seconds": 6,
         "telemetry.progress": False,
     }
     arguments = ["train", *(f"{key}={value}" for key, value in settings.items()), *extra, "--out", str(out)]
