@@ -10,7 +10,6 @@ from splitcom_dist.config_files import load_config, preset_folder
 from splitcom_dist.errors import SplitcomError
 from splitcom_dist.place import find_place
 
-
 # A client and its server take turns on the same cores. OpenMP's threads spin for milliseconds after their work is
 # done, which takes the cores from the other side: 9 % of a whole run (benchmarks/throughput.py). torch reads it once.
 SPINS = {"GOMP_SPINCOUNT": "2000"}
