@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from splitcom_dist.cli import main
 from splitcom_dist.data.synthetic import restaurants
+from splitcom_dist.models.tiny.tokenizer import train_tokenizer
 
 torch.set_num_threads(1)  # a process that has used OpenMP threads cannot be forked safely
 
@@ -36,14 +36,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 
 def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """A byte-level BPE that knows any text, made without a download."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
-    texts = [text for pair in restaurants("train", 100, 1) for text in pair]
-    tokenizer.train_from_iterator(texts, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    return train_tokenizer((text for pair in restaurants("train", 100, 1) for text in pair), SIZES["vocab_size"])
 
 
 @pytest.fixture(scope="session")
