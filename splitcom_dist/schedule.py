@@ -36,6 +36,7 @@ class Schedule:
         return self.steps_per_epoch * self.epochs
 
     def epoch_of(self, step: int) -> int:
+        """The epoch of a step; -1 for step -1, the model before training."""
         return step // self.steps_per_epoch
 
     def active_clients(self, step: int) -> list[int]:

@@ -31,7 +31,7 @@ Operation = tuple[str, object]
 def program(schedule: Schedule, rank: int) -> list[Operation]:
     """Everything a rank waits for, in its order: the roles' `run`, with each exchange as its two transfers."""
     layout = schedule.layout
-    operations: list[Operation] = []
+    operations: list[Operation] = [("verdict", -1)]
     for step in range(schedule.total_steps):
         for client in schedule.turns(step, rank):
             server = layout.server_of(layout.rank_of(client))

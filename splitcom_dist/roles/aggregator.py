@@ -44,6 +44,7 @@ class AggregatorRole:
     def run(self) -> None:
         schedule = self.context.schedule
         self.untuned = self.evaluate(step=-1)
+        self.announce_verdict(-1, self.untuned)
         for step in range(schedule.total_steps):
             if schedule.averages_after(step):
                 self.average(step)
@@ -80,7 +81,7 @@ class AggregatorRole:
         started = time.perf_counter()
         batch_size = self.context.config.eval.batch_size
         result = perplexity(self.model, self.validation, batch_size, self.context.world.beat)
-        epoch = self.context.schedule.epoch_of(step) if step >= 0 else -1
+        epoch = self.context.schedule.epoch_of(step)
         record_evaluation(self.context.log, step, epoch, result, time.perf_counter() - started)
         line = {"step": step, "epoch": epoch, "split": "validation", "loss": result.loss, "ppl": result.ppl}
         with self.metrics_file.open("a") as file:

@@ -34,6 +34,7 @@ class ClientRole:
 
     def run(self) -> None:
         schedule, world = self.context.schedule, self.context.world
+        self.take_verdict(-1)  # on the model before training
         for step in range(schedule.total_steps):
             for client in schedule.turns(step, world.rank):
                 self.exchange(self.clients[client], step)

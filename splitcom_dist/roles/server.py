@@ -66,6 +66,7 @@ class ServerRole:
         schedule, world = self.context.schedule, self.context.world
         self.progress.start(schedule.total_steps, schedule.epochs)
         try:
+            self.take_verdict(-1)  # on the model before training
             for step in range(schedule.total_steps):
                 self.step(step)
                 if schedule.evaluates_after(step):
@@ -196,5 +197,10 @@ class ServerRole:
         size = send_vector(flatten(self.parameters), world.layout.aggregator_rank, group)
         self.context.ledger.adapters(size)
         self.context.log.flush()
+        self.take_verdict(step)
+
+    def take_verdict(self, step: int) -> None:
+        """Wait for the aggregator's evaluation and show it; while it makes progress this may take any time."""
+        world = self.context.world
         verdict = json.loads(world.wait_for(f"verdict/{step}", [world.layout.aggregator_rank], "an evaluation"))
         self.progress.evaluated(self.context.schedule.epoch_of(step), verdict["ppl"])

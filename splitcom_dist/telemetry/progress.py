@@ -89,7 +89,10 @@ class Live(Tracker):
         self.bar.update(self.task, completed=step + 1, epoch=f"{epoch + 1}/{self.epochs}", text=self.text())
 
     def evaluated(self, epoch: int, ppl: float) -> None:
-        self.bar.console.print(f"epoch {epoch + 1}: perplexity {ppl:.2f}", highlight=False)
+        if epoch < 0:
+            self.since = time.monotonic()
+        when = f"epoch {epoch + 1}" if epoch >= 0 else "before training"
+        self.bar.console.print(f"{when}: perplexity {ppl:.2f}", highlight=False)
 
     def close(self) -> None:
         self.bar.stop()
@@ -112,7 +115,11 @@ class Lines(Tracker):
             self._print(f"step {step + 1}/{self.total_steps}  epoch {epoch + 1}/{self.epochs}  {self.text()}")
 
     def evaluated(self, epoch: int, ppl: float) -> None:
-        self._print(f"epoch {epoch + 1}/{self.epochs}  perplexity {ppl:.2f}  {self.text()}")
+        if epoch < 0:
+            self._print(f"before training  perplexity {ppl:.2f}")
+            self.since = time.monotonic()
+        else:
+            self._print(f"epoch {epoch + 1}/{self.epochs}  perplexity {ppl:.2f}  {self.text()}")
 
     def close(self) -> None: ...
 
