@@ -33,6 +33,7 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
 
     Of all ranks that fail, one prints one line; the details are in every rank's log.
     """
+    logging.getLogger().handlers[:] = [logging.NullHandler()]  # until the run directory has a place for logs
     try:
         world = World(place, layout_for(config, place.world_size), config.runtime.timeout_seconds)
     except SplitcomError as error:  # every rank meets the same mistake

@@ -1,5 +1,6 @@
 """What many tests need: small random models of every family, and whole runs as real processes."""
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -94,6 +95,7 @@ def _command(
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), descriptor)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    logging.getLogger().handlers.clear()  # pytest's own would hide what a user would see
     if before is not None:
         before()
     code = main(arguments)

@@ -71,6 +71,9 @@ def change(wire: int, baseline: int) -> str:
 
 
 def megabytes(count: int) -> str:
+    """Decimal megabytes with three digits or so; kilobytes below a tenth of one."""
+    if count < 1e5:
+        return f"{count / 1e3:.1f} kB"
     return f"{count / 1e6:,.2f} MB" if count < 1e8 else f"{count / 1e6:,.0f} MB"
 
 

@@ -65,7 +65,8 @@ def test_changes_are_signed(wire: int, baseline: int, text: str) -> None:
 
 
 def test_megabytes_are_decimal() -> None:
-    assert megabytes(1_500_000) == "1.50 MB" and megabytes(250_000_000) == "250 MB"
+    sizes = {1_500_000: "1.50 MB", 250_000_000: "250 MB", 2_000_000_000: "2,000 MB", 8_064: "8.1 kB", 0: "0.0 kB"}
+    assert {count: megabytes(count) for count in sizes} == sizes
 
 
 def test_progress_is_plain_lines_without_a_terminal() -> None:
