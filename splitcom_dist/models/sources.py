@@ -100,7 +100,10 @@ def _folder(name: str) -> Path:
     if name.startswith((".", "/", "~")):
         raise UserError(f"model.name={name}: no such directory")
     try:
-        return Path(snapshot_download(name, allow_patterns=WANTED))
+        folder = Path(snapshot_download(name, allow_patterns=WANTED))
+        if not any(folder.glob("*.safetensors")):  # older repositories, OPT's among them
+            folder = Path(snapshot_download(name, allow_patterns=[*WANTED, "pytorch_model*.bin"]))
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"model.name={name}: neither a local directory nor to be had from the hub "

@@ -1,6 +1,7 @@
 """Every table and column of the logs, with unit and meaning. The files carry this with them."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -103,6 +104,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
 }
 
 
+@cache
 def row_dtype(table: str) -> np.dtype:
     """The compound type of a table's rows; KeyError for an unknown table."""
     return np.dtype([(column.name, column.dtype) for column in TABLES[table]])

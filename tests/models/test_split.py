@@ -131,6 +131,36 @@ def test_dropout_of_the_frozen_blocks_is_off_unless_asked_for(model_folders: dic
             assert torch.equal(first, second) is same
 
 
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_hub_models_are_downloaded_once_in_the_better_format(
+    weights: str, model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the hub that delivers what was asked for; OPT's repositories have no safetensors."""
+    hub, local = model_folders["opt"], tmp_path / "snapshot"
+    state = transformers.AutoModelForCausalLM.from_pretrained(hub).state_dict()
+    asked: list[list[str]] = []
+
+    def deliver(name: str, allow_patterns: list[str]) -> str:
+        assert name == "facebook/opt-125m"
+        asked.append(allow_patterns)
+        local.mkdir(exist_ok=True)
+        for file in hub.iterdir():
+            if file.suffix == ".json":
+                (local / file.name).write_bytes(file.read_bytes())
+        if weights == "model.safetensors":
+            (local / weights).write_bytes((hub / weights).read_bytes())
+        elif any("bin" in pattern for pattern in allow_patterns):
+            torch.save(state, local / weights)
+        return str(local)
+
+    monkeypatch.setattr("splitcom_dist.models.sources.snapshot_download", deliver)
+    part = load_part(find_model("facebook/opt-125m"), head(2), torch.float32)
+    assert len(asked) == (1 if weights == "model.safetensors" else 2)
+    expected = load_part(find_model(str(hub)), head(2), torch.float32)
+    with torch.no_grad():
+        assert torch.equal(forward_blocks(part, input_ids=IDS), forward_blocks(expected, input_ids=IDS))
+
+
 @pytest.mark.parametrize("cut", [0, 4, 9])
 def test_a_cut_outside_the_model_names_the_range(cut: int) -> None:
     with pytest.raises(UserError, match="choose 1 to 3"):
