@@ -76,8 +76,17 @@ class CodecConfig:
 
 
 @dataclass
+class BangBangConfig:
+    theta_low: float = 0.98  # while quality holds
+    theta_high: float = 0.998  # while it suffers: more is uploaded
+    tolerance: float = 0.01  # relative rise of perplexity above its best that switches to high
+    release: float = 0.0  # back to low once perplexity is within this of its best
+
+
+@dataclass
 class ControlConfig:
-    name: str = "fixed"
+    name: str = "fixed"  # fixed or bang_bang
+    bang_bang: BangBangConfig = field(default_factory=BangBangConfig)
 
 
 @dataclass
@@ -126,7 +135,7 @@ CHOICES = {
     "codec.down_gradient.gate": ("always", "never"),
     "codec.down_gradient.quantizer": ("none", "fp16", "int8"),
     "codec.down_gradient.store_dtype": ("bfloat16", "float32"),
-    "control.name": ("fixed",),
+    "control.name": ("fixed", "bang_bang"),
     "telemetry.baseline_dtype": ("float16", "float32"),
     "transport": ("gloo",),
 }
@@ -148,6 +157,8 @@ AT_LEAST = {
     "train.max_grad_norm": 0,
     "train.seed": 0,
     "codec.up_activation.sketch_rows": 1,
+    "control.bang_bang.tolerance": 0,
+    "control.bang_bang.release": 0,
     "eval.every": 1,
     "eval.batch_size": 1,
     "runtime.timeout_seconds": 1,
@@ -173,9 +184,14 @@ def validate(config: Config) -> None:
         raise UserError(f"roles.server_ranks={config.roles.server_ranks}: one server rank is supported, set 1")
     if "{client}" in (config.data.path or "") and config.data.validation_path is None:
         raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
-    theta = config.codec.up_activation.theta
-    if not -1 <= theta <= 1:
-        raise UserError(f"codec.up_activation.theta={theta}: a cosine lies between -1 and 1")
+    bang_bang = config.control.bang_bang
+    for key in ("codec.up_activation.theta", "control.bang_bang.theta_low", "control.bang_bang.theta_high"):
+        if not -1 <= lookup(config, key) <= 1:
+            raise UserError(f"{key}={lookup(config, key)}: a cosine lies between -1 and 1")
+    if bang_bang.theta_low > bang_bang.theta_high or bang_bang.release > bang_bang.tolerance:
+        raise UserError("control.bang_bang: theta_low must not exceed theta_high, nor release exceed tolerance")
+    if config.control.name != "fixed" and config.codec.up_activation.gate != "cosine":
+        raise UserError(f"control.name={config.control.name}: codec {config.codec.name} has no threshold to move")
     frozen = config.codec.down_gradient.gate == "never"
     if (config.codec.up_activation.gate == "once") != frozen:
         raise UserError(

@@ -1,17 +1,7 @@
 """The fixed controller: every link keeps the threshold it was given."""
 
-from dataclasses import dataclass
-
 from splitcom_dist.config import CodecConfig
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A link's threshold for the next epoch, and why."""
-
-    link: str
-    theta: float
-    reason: str
+from splitcom_dist.control.controller import Decision, Observation, gated_links
 
 
 class Fixed:
@@ -20,8 +10,6 @@ class Fixed:
     def __init__(self, codec: CodecConfig) -> None:
         self._codec = codec
 
-    def decide(self) -> list[Decision]:
-        """One decision for every gated link."""
-        if self._codec.up_activation.gate != "cosine":
-            return []
-        return [Decision("up_activation", self._codec.up_activation.theta, "as configured")]
+    def decide(self, observation: Observation) -> list[Decision]:
+        """The configured threshold, whatever was observed."""
+        return [Decision(link, getattr(self._codec, link).theta, "as configured") for link in gated_links(self._codec)]

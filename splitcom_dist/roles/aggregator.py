@@ -11,12 +11,22 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.comm.reduce import receive_vector, weighted_mean
+from splitcom_dist.config import Config
+from splitcom_dist.control.bang_bang import BangBang
+from splitcom_dist.control.controller import Controller, Observation
 from splitcom_dist.control.fixed import Fixed
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.metrics.perplexity import Perplexity, perplexity
 from splitcom_dist.models.lora import unflatten_into
 from splitcom_dist.roles.context import Context
 from splitcom_dist.telemetry.records import record_evaluation, record_round, record_threshold
+
+
+def make_controller(config: Config) -> Controller:
+    """The controller of the run, as configured."""
+    if config.control.name == "bang_bang":
+        return BangBang(config.codec, config.control.bang_bang)
+    return Fixed(config.codec)
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class AggregatorRole:
         self.whole = whole
         self.validation = validation
         self.metrics_file = metrics_file
-        self.controller = Fixed(context.config.codec)
+        self.controller = make_controller(context.config)
         self.untuned: Perplexity | None = None
         self.tuned: Perplexity | None = None
 
@@ -90,8 +100,8 @@ class AggregatorRole:
 
     def announce_verdict(self, step: int, result: Perplexity) -> None:
         """Tell every rank the perplexity and the thresholds of the next epoch."""
-        decisions = self.controller.decide()
         epoch = self.context.schedule.epoch_of(step)
+        decisions = self.controller.decide(Observation(epoch, result.ppl))
         for decision in decisions:
             record_threshold(self.context.log, epoch, self.controller.name, decision)
         theta = {decision.link: decision.theta for decision in decisions}

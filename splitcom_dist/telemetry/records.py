@@ -6,7 +6,7 @@ import torch
 
 from splitcom_dist.codec.codec import Frames
 from splitcom_dist.codec.wire import Header
-from splitcom_dist.control.fixed import Decision
+from splitcom_dist.control.controller import Decision
 from splitcom_dist.links import LINK_CODES
 from splitcom_dist.metrics.perplexity import Perplexity
 from splitcom_dist.telemetry.hdf5 import RankLog

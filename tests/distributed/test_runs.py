@@ -117,6 +117,20 @@ def test_exported_adapter_has_the_reported_perplexity(model_folders: dict[str, P
     assert lines[-1]["ppl"] == summary["ppl"] and lines[0]["ppl"] == summary["untuned_ppl"]
 
 
+@pytest.mark.parametrize(("theta", "skips"), [(1.0, False), (-1.0, True)])
+def test_thresholds_of_the_controller_reach_the_encoders_and_the_log(
+    theta: float, skips: bool, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    values = [f"control.bang_bang.theta_{state}={theta}" for state in ("low", "high")]
+    outcome = train(model_folders["gpt2"], tmp_path / "run", "codec=splitcom", "control.name=bang_bang", *values)
+    assert outcome.code == 0, outcome.stderr
+    frames = json.loads((tmp_path / "run" / "summary.json").read_text())["links"]["up_activation"]["frames"]
+    assert frames["S"] == (frames["I"] * (EPOCHS - 1) if skips else 0)
+    rows = read(tmp_path / "run" / "run.h5", "threshold")
+    assert rows["epoch"].tolist() == [-1, *range(EPOCHS)] and set(rows["theta"]) == {theta}
+    assert set(rows["controller"]) == {b"bang_bang"} and all(b"above the best" in text for text in rows["reason"])
+
+
 def test_bfloat16_model_sends_bfloat16(model_folders: dict[str, Path], tmp_path: Path) -> None:
     outcome = train(model_folders["qwen2"], tmp_path / "run", "model.dtype=bfloat16")
     assert outcome.code == 0, outcome.stderr
