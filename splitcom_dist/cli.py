@@ -53,9 +53,9 @@ def _train(options: argparse.Namespace) -> int:
         from splitcom_dist.launcher import launch
 
         return launch(config, options.out)
-    from splitcom_dist.runner import run_rank
+    from splitcom_dist.runner import end_process, run_rank
 
-    return run_rank(config, place, options.out)
+    end_process(run_rank(config, place, options.out))
 
 
 def _parser() -> argparse.ArgumentParser:

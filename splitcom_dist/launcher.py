@@ -17,7 +17,7 @@ from splitcom_dist.config import Config
 from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.sources import warm_up
 from splitcom_dist.place import Place
-from splitcom_dist.runner import run_rank
+from splitcom_dist.runner import end_process, run_rank
 from splitcom_dist.world import PATIENCE_SECONDS
 
 GRACE_SECONDS = 15.0  # at most: what the others get to notice and leave by themselves once one rank has failed
@@ -61,10 +61,7 @@ def _rank(config: Config, place: Place, port: int, out: Path | None) -> None:
         TORCHELASTIC_USE_AGENT_STORE="True",  # torch's way of saying that no rank hosts the store
         TORCHELASTIC_RESTART_COUNT="0",
     )
-    code = run_rank(config, place, out)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # Gloo's threads to dead peers must not delay the end
+    end_process(run_rank(config, place, out))
 
 
 def _wait(ranks: Sequence[BaseProcess], grace_seconds: float) -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -49,6 +50,13 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
     except Exception as error:
         log.exception("this rank failed")
         return _report(error, world)
+
+
+def end_process(code: int) -> NoReturn:
+    """Leave now: Gloo's threads to peers that are gone must not delay the end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _report(error: Exception, world: World) -> int:

@@ -55,6 +55,7 @@ class ClientRole:
         sent = time.perf_counter()
         gradient = self.receive_gradient(client, batch, activation, step)
         waited = time.perf_counter() - sent
+        lr = client.optimizer.lr
         if gradient is not None:
             assert activation is not None
             activation.backward(gradient)
@@ -69,7 +70,7 @@ class ClientRole:
             loss=math.nan,  # the server's to know
             tokens=int(batch.lengths.sum()),
             targets=sum(map(len, batch.targets)),
-            lr=client.optimizer.lr,
+            lr=lr,
             seconds=time.perf_counter() - started - waited,
             wait=waited,
         )
