@@ -61,7 +61,10 @@ def _rank(config: Config, place: Place, port: int, out: Path | None) -> None:
         TORCHELASTIC_USE_AGENT_STORE="True",  # torch's way of saying that no rank hosts the store
         TORCHELASTIC_RESTART_COUNT="0",
     )
-    end_process(run_rank(config, place, out))
+    try:
+        end_process(run_rank(config, place, out))
+    except KeyboardInterrupt:  # Ctrl-C came before the rank was up
+        end_process(130)
 
 
 def _wait(ranks: Sequence[BaseProcess], grace_seconds: float) -> None:

@@ -226,7 +226,7 @@ def test_an_interrupt_ends_every_rank(model: Path, tmp_path: Path) -> None:
     def interrupt_all() -> None:
         os.setsid()  # a terminal's Ctrl-C reaches the whole foreground group
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-        threading.Timer(2.0, os.killpg, (os.getpgid(0), signal.SIGINT)).start()
+        threading.Timer(3.0, os.killpg, (os.getpgid(0), signal.SIGINT)).start()
 
     outcome = train(model, tmp_path / "run", "train.epochs=100000", before=interrupt_all)
     assert outcome.code == 130 and "Traceback" not in outcome.stderr, outcome.stderr
