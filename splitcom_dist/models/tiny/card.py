@@ -56,8 +56,8 @@ A small language model to try things with: GPT-2 architecture, {config.n_layer} 
 {config.n_head} heads, {config.n_positions} positions, a byte-level BPE vocabulary of {config.vocab_size} of its own,
 {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.2f} million parameters, stored as bfloat16.
 It knows enough English to be fine-tuned in a minute on a laptop, and nothing else: it is no use as a chat model, its
-facts are wrong, and it repeats the biases of its sources. WikiText's `<unk>` was read as the word "one", which the model
-therefore overuses. Weights: CC BY-SA 3.0, after the Wikipedia text in them.
+facts are wrong, and it repeats the biases of its sources. WikiText's `<unk>` was read as the word "one", which the
+model therefore overuses. Weights: CC BY-SA 3.0, after the Wikipedia text in them.
 
 ## Data
 | source | tokens | what it is, licence |
