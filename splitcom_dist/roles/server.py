@@ -116,6 +116,18 @@ class ServerRole:
         targets = sum(map(len, activation.targets))
         self.check_finite(loss / targets, number, step)
         self.send_gradient(client, number, step, activation, gradient)
+        record_training(
+            self.context.log,
+            step,
+            self.context.schedule.epoch_of(step),
+            number,
+            loss=loss / targets,
+            tokens=len(activation.rows),
+            targets=targets,
+            lr=self.optimizer.lr,
+            seconds=time.perf_counter() - started - waited,
+            wait=waited,
+        )
         return loss, len(activation.rows), targets, waited
 
     def receive_activation(self, client: ServedClient, number: int, step: int) -> Activation:

@@ -80,7 +80,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         STEP,
         EPOCH,
         CLIENT,
-        Column("loss", "f8", "nat", "mean over target tokens; NaN where this rank does not know it"),
+        Column(
+            "loss",
+            "f8",
+            "nat",
+            "mean over target tokens; NaN in a client's own rows, the server's rows of that client have it",
+        ),
         Column("tokens", "i4", "count", "real token positions"),
         Column("target_tokens", "i4", "count", "positions with a label"),
         Column("lr", "f4", "1", "learning rate of the step"),

@@ -58,6 +58,15 @@ def check_books(out: Path) -> dict[str, Any]:
         assert link["raw_padded_bytes"] == own["raw_padded"].sum() > link["raw_real_bytes"] == own["raw_real"].sum()
         assert link["frames"] == {kind: own[f"n_{kind}"].sum() for kind in "IPS"}
         assert sum(link["frames"].values()) == own["tokens"].sum()
+    train = read(out / "run.h5", "train")
+    for step in np.unique(train["step"]):
+        known = train[(train["step"] == step) & ~np.isnan(train["loss"])]
+        clients, (together,) = known[known["client"] >= 0], known[known["client"] == -1]
+        assert np.average(clients["loss"], weights=clients["target_tokens"]) == pytest.approx(
+            together["loss"], rel=1e-6
+        )
+        own = train[(train["step"] == step) & np.isnan(train["loss"])]
+        assert sorted(own["client"]) == sorted(clients["client"]), "a row at each end"
     assert summary["label_bytes"] == sent["label"].sum() > 0
     assert summary["adapter_bytes"] == read(out / "run.h5", "rounds")["bytes"].sum() + 4 * EPOCHS * body_elements(out)
     return summary
