@@ -3,16 +3,22 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from splitcom_dist.config_files import load_config, preset_folder
 from splitcom_dist.errors import SplitcomError
+from splitcom_dist.layout import layout_for
 from splitcom_dist.place import find_place
 
 # A client and its server take turns on the same cores. OpenMP's threads spin for milliseconds after their work is
 # done, which takes the cores from the other side: 9 % of a whole run (benchmarks/throughput.py). torch reads it once.
 SPINS = {"GOMP_SPINCOUNT": "2000"}
+
+
+# A launcher ends all ranks when the first one leaves; the one that tells why must not be cut off by the others.
+PRECEDENCE_SECONDS = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _train(options)
     except SplitcomError as error:
         if place is None or place.rank == 0:  # every rank meets the same mistake
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(PRECEDENCE_SECONDS)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -42,6 +50,8 @@ def _train(options: argparse.Namespace) -> int:
         files.insert(0, str(preset_folder() / "experiment" / "demo.yaml"))
     config = load_config(files, overrides)
     place = find_place(os.environ)
+    if place is not None:
+        layout_for(config, place.world_size)
     # Imported here: torch and transformers take seconds, a misspelt key should not.
     if options.dry_run:
         from splitcom_dist.dry_run import describe

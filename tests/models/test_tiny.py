@@ -70,3 +70,18 @@ def test_wikitext_articles_become_documents_without_tokenizer_marks(tmp_path: Pa
     (tmp_path / "wiki.txt").write_text(text)
     documents = from_file(tmp_path / "wiki.txt").documents
     assert len(documents) == 2 and "A ship (a boat) sails, at 3.5 knots." in documents[0][0]
+
+
+@pytest.mark.parametrize("row", ["not json", '{"source": "no target"}', ""])
+def test_malformed_pretraining_text_is_one_line_and_exit_code_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(row + "\n")
+    assert pretrain.main(["--text", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_text_shorter_than_a_window_can_be_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("A short text of few words.")
+    small = ["--steps", "1", "--batch", "2", "--generated", "200", "--threads", "1"]
+    assert pretrain.main(["--text", str(tmp_path / "short.txt"), "--out", str(tmp_path / "out"), *small]) == 0

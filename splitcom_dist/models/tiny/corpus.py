@@ -24,21 +24,25 @@ def from_file(path: Path) -> Source:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = raw.decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"--text {path}: cannot read: {error}") from None
-    stem = path.name.removesuffix(".gz")
-    name = f"{path.absolute().parent.name}/{path.name.partition('.')[0]}"
-    if stem.endswith(".jsonl"):
-        return Source(name, [_document(json.loads(line)) for line in text.split("\n") if line.strip()])
-    return Source(name, [(article,) for article in _articles(text)])
+        if path.name.removesuffix(".gz").endswith(".jsonl"):
+            documents = [_document(json.loads(line)) for line in text.split("\n") if line.strip()]
+        else:
+            documents = [(article,) for article in _articles(text)]
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"--text {path}: cannot be read: {type(error).__name__}: {error}") from None
+    if not documents:
+        raise UserError(f"--text {path}: no text in it")
+    return Source(f"{path.absolute().parent.name}/{path.name.partition('.')[0]}", documents)
 
 
 def from_hub(name: str) -> Source:
     """The train split of a hub data set whose rows have `text`, or `source` and `target`."""
     import datasets
 
-    rows = datasets.load_dataset(name, split="train")
-    return Source(name, [_document(row) for row in rows])
+    try:
+        return Source(name, [_document(row) for row in datasets.load_dataset(name, split="train")])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--hub {name}: {' '.join(str(error).split())[:200]}") from None
 
 
 def generated(count: int, seed: int) -> Source:

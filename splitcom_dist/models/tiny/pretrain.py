@@ -74,6 +74,8 @@ def encode(source: Source, tokenizer: transformers.PreTrainedTokenizerFast) -> S
     segments = [segment for document in source.documents for segment in document]
     ids = tokenizer(segments)["input_ids"]
     flat = [token for segment in ids for token in (*segment, tokenizer.eos_token_id)]
+    enough = 4 * SHAPE["n_positions"]
+    flat *= max(1, -(-enough // len(flat)))  # too little text to hold a window out: repeat it
     cut = len(flat) - max(SHAPE["n_positions"] + 1, int(HELD_OUT * len(flat)))
     tokens = torch.from_numpy(np.asarray(flat, dtype=np.int64))
     return Stream(source.name, tokens[:cut], tokens[cut:])
@@ -153,6 +155,7 @@ def write(
     copy = transformers.GPT2LMHeadModel(model.config).bfloat16()
     copy.load_state_dict(model.state_dict())
     copy.save_pretrained(options.out)
+    (options.out / "model.safetensors").chmod(0o644)  # written as 0600, which a shared installation could not read
     with (options.out / "loss.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(curve[0]))
         writer.writeheader()
