@@ -9,6 +9,7 @@ from pathlib import Path
 
 from splitcom_dist.config_files import load_config, preset_folder
 from splitcom_dist.errors import SplitcomError
+from splitcom_dist.evaluate import add_arguments, evaluate
 from splitcom_dist.layout import layout_for
 from splitcom_dist.place import find_place
 
@@ -28,10 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, more = parser.parse_known_args(arguments)
     if unknown := [text for text in more if text.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
-    options.settings += more  # overrides may stand behind options too
+    if options.command == "evaluate":
+        if more:
+            parser.error(f"unexpected argument {more[0]}")
+    else:
+        options.settings += more  # overrides may stand behind options too
     place = find_place(os.environ)
     try:
-        return _train(options)
+        return evaluate(options) if options.command == "evaluate" else _train(options)
     except SplitcomError as error:
         if place is None or place.rank == 0:  # every rank meets the same mistake
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -88,4 +93,6 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="print configuration, roles, memory and bytes; do not train",
         )
+    summary = "perplexity and generation scores of a finished run, or of any PEFT adapter"
+    add_arguments(commands.add_parser("evaluate", help=summary, description=summary))
     return parser
