@@ -4,12 +4,14 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from splitcom_dist.errors import UserError
+from splitcom_dist.links import LINKS, links_of
 
 
 @dataclass
 class ModelConfig:
     name: str = "tiny"  # tiny (in the package), smollm2 (extra), a hub name or a local directory
     cut_layer: int = 2  # blocks 0..cut_layer-1 are the client's head
+    tail_layers: int = 0  # U-shape: so many last blocks, final norm and LM head are the client's too; 0 = standard
     dtype: str = "float32"  # of weights and activations: float32 or bfloat16
     dropout: float = 0.0  # of the frozen blocks; its noise would make every epoch's activations new
 
@@ -61,32 +63,58 @@ class TrainConfig:
 
 @dataclass
 class LinkCodecConfig:
-    gate: str = "always"  # always, once, cosine; down_gradient also never: nothing returns, clients do not train
+    gate: str = "always"  # always or cosine; up_activation also once, with down_gradient never: the head stays frozen
     theta: float = 0.98  # cosine gate: a sample more similar than this to its reference is skipped
     sketch_rows: int = 64  # rows k of the random projection
     quantizer: str = "none"  # none, fp16 or int8
-    store_dtype: str = "bfloat16"  # of the server's references: bfloat16 or float32
+    store_dtype: str = "bfloat16"  # of the receiver's references: bfloat16 or float32
 
 
 @dataclass
 class CodecConfig:
     name: str = "none"
     up_activation: LinkCodecConfig = field(default_factory=LinkCodecConfig)
+    down_activation: LinkCodecConfig = field(default_factory=LinkCodecConfig)  # U-shape only
+    up_gradient: LinkCodecConfig = field(default_factory=LinkCodecConfig)  # U-shape only
     down_gradient: LinkCodecConfig = field(default_factory=LinkCodecConfig)
 
 
 @dataclass
+class Bounds:
+    low: float  # few uploads
+    high: float  # many
+
+
+@dataclass
 class BangBangConfig:
-    theta_low: float = 0.98  # while quality holds
-    theta_high: float = 0.998  # while it suffers: more is uploaded
-    tolerance: float = 0.01  # relative rise of perplexity above its best that switches to high
-    release: float = 0.0  # back to low once perplexity is within this of its best
+    tolerance: float = 0.01  # relative rise of perplexity above its best that switches to the high thresholds
+    release: float = 0.0  # back to the low ones once perplexity is within this of its best
+
+
+@dataclass
+class DdpgConfig:
+    every: str = "round"  # one action a round (rewarded by training loss) or an epoch (by validation loss)
+    quality_weight: float = 10.0  # reward: -quality_weight x rise of the loss in nats - wire bytes / raw bytes
+    discount: float = 0.9
+    noise: float = 0.3  # exploration: scale of the Ornstein-Uhlenbeck noise on an action in [-1, 1]
+    noise_decay: float = 0.98  # of that scale, a decision
+    updates: int = 16  # gradient steps a decision, once the replay holds a batch
+    load: str | None = None  # ddpg.safetensors of another run: its networks and replay
+
+
+@dataclass
+class ByteBudgetConfig:
+    megabytes: float = 100.0  # of the whole run: all links, labels, headers and adapters
 
 
 @dataclass
 class ControlConfig:
-    name: str = "fixed"  # fixed or bang_bang
+    name: str = "fixed"  # fixed, bang_bang, ddpg or byte_budget
+    activation: Bounds = field(default_factory=lambda: Bounds(0.98, 0.998))  # thresholds of activation links
+    gradient: Bounds = field(default_factory=lambda: Bounds(0.8, 0.98))  # and of gradient links
     bang_bang: BangBangConfig = field(default_factory=BangBangConfig)
+    ddpg: DdpgConfig = field(default_factory=DdpgConfig)
+    byte_budget: ByteBudgetConfig = field(default_factory=ByteBudgetConfig)
 
 
 @dataclass
@@ -129,18 +157,19 @@ CHOICES = {
     "data.partition": ("iid",),
     "train.optimizer": ("adamw", "sgd"),
     "train.schedule": ("linear", "cosine", "constant"),
+    **{f"codec.{link}.gate": ("always", "cosine") for link in ("down_activation", "up_gradient")},
     "codec.up_activation.gate": ("always", "once", "cosine"),
-    "codec.up_activation.quantizer": ("none", "fp16", "int8"),
-    "codec.up_activation.store_dtype": ("bfloat16", "float32"),
-    "codec.down_gradient.gate": ("always", "never"),
-    "codec.down_gradient.quantizer": ("none", "fp16", "int8"),
-    "codec.down_gradient.store_dtype": ("bfloat16", "float32"),
-    "control.name": ("fixed", "bang_bang"),
+    "codec.down_gradient.gate": ("always", "never", "cosine"),
+    **{f"codec.{link}.quantizer": ("none", "fp16", "int8") for link in LINKS},
+    **{f"codec.{link}.store_dtype": ("bfloat16", "float32") for link in LINKS},
+    "control.name": ("fixed", "bang_bang", "ddpg", "byte_budget"),
+    "control.ddpg.every": ("round", "epoch"),
     "telemetry.baseline_dtype": ("float16", "float32"),
     "transport": ("gloo",),
 }
 AT_LEAST = {
     "model.cut_layer": 1,
+    "model.tail_layers": 0,
     "lora.rank": 1,
     "data.max_length": 8,
     "data.train_samples": 1,
@@ -156,9 +185,15 @@ AT_LEAST = {
     "train.warmup_steps": 0,
     "train.max_grad_norm": 0,
     "train.seed": 0,
-    "codec.up_activation.sketch_rows": 1,
+    **{f"codec.{link}.sketch_rows": 1 for link in LINKS},
     "control.bang_bang.tolerance": 0,
     "control.bang_bang.release": 0,
+    "control.ddpg.quality_weight": 0,
+    "control.ddpg.discount": 0,
+    "control.ddpg.noise": 0,
+    "control.ddpg.noise_decay": 0,
+    "control.ddpg.updates": 0,
+    "control.byte_budget.megabytes": 0,
     "eval.every": 1,
     "eval.batch_size": 1,
     "runtime.timeout_seconds": 1,
@@ -184,23 +219,35 @@ def validate(config: Config) -> None:
         raise UserError(f"roles.server_ranks={config.roles.server_ranks}: one server rank is supported, set 1")
     if "{client}" in (config.data.path or "") and config.data.validation_path is None:
         raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
-    bang_bang = config.control.bang_bang
-    for key in ("codec.up_activation.theta", "control.bang_bang.theta_low", "control.bang_bang.theta_high"):
+    thetas = [f"codec.{link}.theta" for link in LINKS]
+    bounds = [f"control.{kind}.{bound}" for kind in ("activation", "gradient") for bound in ("low", "high")]
+    for key in (*thetas, *bounds):
         if not -1 <= lookup(config, key) <= 1:
             raise UserError(f"{key}={lookup(config, key)}: a cosine lies between -1 and 1")
-    if bang_bang.theta_low > bang_bang.theta_high or bang_bang.release > bang_bang.tolerance:
-        raise UserError("control.bang_bang: theta_low must not exceed theta_high, nor release exceed tolerance")
-    if config.control.name != "fixed" and config.codec.up_activation.gate != "cosine":
+    for low, high in (bounds[:2], bounds[2:], ("control.bang_bang.release", "control.bang_bang.tolerance")):
+        if lookup(config, low) > lookup(config, high):
+            raise UserError(f"{low}={lookup(config, low)}: must not exceed {high}={lookup(config, high)}")
+    if config.control.name != "fixed" and not gated_links(config):
         raise UserError(f"control.name={config.control.name}: codec {config.codec.name} has no threshold to move")
     frozen = config.codec.down_gradient.gate == "never"
     if (config.codec.up_activation.gate == "once") != frozen:
         raise UserError(
             "codec.up_activation.gate=once and codec.down_gradient.gate=never go together: "
-            "what is sent once is right only while the client does not train (preset codec=frozen)"
+            "what is sent once is right only while the head does not train (preset codec=frozen)"
         )
-    for key in ("lora.dropout", "model.dropout"):
+    for key in ("lora.dropout", "model.dropout", "control.ddpg.discount"):
         if not 0 <= lookup(config, key) < 1:
             raise UserError(f"{key}={lookup(config, key)}: must be at least 0 and below 1")
+
+
+def gated_links(config: Config) -> list[str]:
+    """The links of the run's shape whose gate has a threshold, in the order of a step."""
+    return [link for link in links_of(config.model.tail_layers) if lookup(config.codec, link).gate == "cosine"]
+
+
+def bounds_of(config: Config, link: str) -> Bounds:
+    """Between what a controller moves the threshold of a link."""
+    return config.control.activation if link.endswith("activation") else config.control.gradient
 
 
 def lookup(config: Any, key: str) -> Any:

@@ -1,9 +1,13 @@
 """The run directory: where everything of one run lies, made once and never overwritten."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
 
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
@@ -25,6 +29,10 @@ class RunDirectory:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
 
     def rank_log(self, rank: int) -> Path:
         return self.root / "log" / f"rank_{rank:05d}.log"
@@ -53,6 +61,14 @@ def create(root: Path, config: Config) -> RunDirectory:
     except OSError as error:
         raise UserError(f"{root}: cannot make the run directory: {error.strerror}") from None
     return directory
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file so that a crash leaves the old one or the new one, never a part."""
+    path.parent.mkdir(exist_ok=True)
+    fresh = path.with_suffix(".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh)
+    fresh.replace(path)
 
 
 def log_to(path: Path) -> None:

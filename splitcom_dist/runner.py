@@ -11,13 +11,15 @@ import torch
 
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
+from splitcom_dist.control.choice import decides_by_rounds
 from splitcom_dist.errors import PeerLost, SplitcomError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.models.split import check_cut
 from splitcom_dist.place import Place
-from splitcom_dist.roles.build import build_role, load_share
+from splitcom_dist.roles.build import build_role
 from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.share import load_share
 from splitcom_dist.run_directory import RunDirectory, create, default_root, log_to
 from splitcom_dist.schedule import Schedule
 from splitcom_dist.settle import settle
@@ -83,7 +85,7 @@ def _run(config: Config, world: World, out: Path | None) -> None:
         world.place.launcher,
     )
     source = find_model(config.model.name, config.model.dropout)
-    check_cut(config.model.cut_layer, source.block_count)
+    check_cut(config.model.cut_layer, source.block_count, config.model.tail_layers)
     check_length(config, source)
     share = load_share(config, world, source)
     schedule = _agree_on_schedule(config, world, share.shard_sizes)
@@ -123,7 +125,8 @@ def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Sc
         config.train.epochs,
         config.fed.every,
         config.eval.every,
-        clients_train=config.codec.down_gradient.gate != "never",
+        clients_train=config.codec.down_gradient.gate != "never" or config.model.tail_layers > 0,
+        decides_by_rounds=decides_by_rounds(config),
     )
 
 

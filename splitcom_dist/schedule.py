@@ -6,6 +6,7 @@ Both ends of every edge walk the same turns in the same order, so no transfer ca
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import TypeVar
 
 from splitcom_dist.data.batching import epoch_order
@@ -24,7 +25,8 @@ class Schedule:
     epochs: int
     round_steps: int  # fed.every: steps between two averagings
     eval_epochs: int  # eval.every: epochs between two evaluations
-    clients_train: bool = True
+    clients_train: bool = True  # some of their adapters, so that these are averaged
+    decides_by_rounds: bool = False  # thresholds move after every round, not only after evaluations
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -45,16 +47,18 @@ class Schedule:
         return [client for client in range(self.layout.clients) if batch < self._batches(client)]
 
     def turns(self, step: int, rank: int) -> list[int]:
-        """Exchanges of one rank in one step: its own clients, or for a server those it serves.
+        """The logical clients of a client rank in the order in which it runs them through one step."""
+        return [client for client in self.active_clients(step) if self.layout.rank_of(client) == rank]
 
-        Clients with consecutive numbers live on different ranks, so a server goes round the ranks, and while one
-        rank computes it serves the others.
+    def waves(self, step: int, server: int) -> list[list[int]]:
+        """The clients that a server serves in one step, at most one of each client rank in a wave.
+
+        Those of a wave run on different ranks: while one computes, the server serves the others. In the U-shape it
+        has two transfers from each, and takes the first of every client in the wave before the second of any.
         """
-        layout = self.layout
-        active = self.active_clients(step)
-        if rank in layout.client_ranks:
-            return [client for client in active if layout.rank_of(client) == rank]
-        return [client for client in active if layout.server_of(layout.rank_of(client)) == rank]
+        ranks = [rank for rank in self.layout.client_ranks if self.layout.server_of(rank) == server]
+        turns = [self.turns(step, rank) for rank in ranks]
+        return [[client for client in wave if client is not None] for wave in zip_longest(*turns)]
 
     def batch(self, samples: Sequence[T], client: int, step: int, seed: int) -> list[T]:
         """A client's samples of one step; the order of an epoch is drawn from (seed, client, epoch)."""
@@ -70,6 +74,10 @@ class Schedule:
         """Whether the aggregator evaluates after this step; always after the last one."""
         due = (self.epoch_of(step) + 1) % self.eval_epochs == 0
         return self._ends_epoch(step) and (due or step == self.total_steps - 1)
+
+    def decides_after(self, step: int) -> bool:
+        """Whether all ranks report after this step and wait for a verdict."""
+        return self.evaluates_after(step) or (self.decides_by_rounds and self._ends_round(step))
 
     def _ends_round(self, step: int) -> bool:
         return (step + 1) % self.round_steps == 0 or self._ends_epoch(step)

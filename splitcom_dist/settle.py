@@ -24,7 +24,7 @@ def settle(context: Context, role: Role, directory: RunDirectory, seconds: float
     world = context.world
     memory = torch.zeros(world.layout.world_size, 2, dtype=torch.int64)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    memory[world.rank] = torch.tensor([resident_bytes(role.model), peak])
+    memory[world.rank] = torch.tensor([resident_bytes(role.holds), peak])
     # This sum is also the barrier behind which every rank's log is closed.
     sums = world.sum_over_ranks(torch.cat([context.ledger.totals(), memory.flatten()]))
     if isinstance(role, AggregatorRole):
@@ -57,6 +57,7 @@ def _write(
         links={name: counts for name, counts in links.items() if counts["raw_padded_bytes"]},
         label_bytes=others["label_bytes"],
         adapter_bytes=others["adapter_bytes"],
+        control_bytes=others["control_bytes"],
         baseline_dtype=config.telemetry.baseline_dtype,
         ranks=[
             RankMemory(layout.name_of(rank), int(weights), int(resident))

@@ -57,8 +57,8 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("data.path=/silo/{client}", "data.validation_path"),
         ("train.lr=nan", "train.lr=nan: must be at least 0"),
         ("control.name=bang_bang", "codec none has no threshold to move"),
-        ("control.bang_bang.theta_low=0.9999", "theta_low must not exceed theta_high"),
-        ("control.bang_bang.theta_high=2", "a cosine lies between -1 and 1"),
+        ("control.activation.low=0.9999", "must not exceed control.activation.high"),
+        ("control.gradient.high=2", "a cosine lies between -1 and 1"),
     ],
 )
 def test_mistakes_are_named(override: str, message: str) -> None:

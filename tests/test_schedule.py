@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from splitcom_dist.config import Config, FedConfig, RolesConfig
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout, layout_for
+from splitcom_dist.links import LINKS, STANDARD, U_SHAPE
 from splitcom_dist.schedule import Schedule
 
 
@@ -22,34 +23,44 @@ def schedules(draw: st.DrawFn) -> Schedule:
         epochs=draw(st.integers(1, 3)),
         round_steps=draw(st.integers(1, 7)),
         eval_epochs=draw(st.integers(1, 3)),
+        decides_by_rounds=draw(st.booleans()),
     )
 
 
 Operation = tuple[str, object]
 
 
-def program(schedule: Schedule, rank: int) -> list[Operation]:
-    """Everything a rank waits for, in its order: the roles' `run`, with each exchange as its two transfers."""
+def exchanges(schedule: Schedule, rank: int, step: int, u_shape: bool) -> list[Operation]:
+    """The transfers of one rank in one step: two a client, in the U-shape four."""
+    links = U_SHAPE if u_shape else STANDARD
+    if rank in schedule.layout.client_ranks:
+        return [(link, (client, step)) for client in schedule.turns(step, rank) for link in links]
+    operations: list[Operation] = []
+    for wave in schedule.waves(step, rank):
+        for part in (links[:2], links[2:]):  # the server goes through the wave once for each pair
+            operations += [(link, (client, step)) for client in wave for link in part]
+    return operations
+
+
+def program(schedule: Schedule, rank: int, u_shape: bool) -> list[Operation]:
+    """Everything a rank waits for, in its order: the roles' `run`."""
     layout = schedule.layout
     operations: list[Operation] = [("verdict", -1)]
     for step in range(schedule.total_steps):
-        for client in schedule.turns(step, rank):
-            server = layout.server_of(layout.rank_of(client))
-            up, down = ("up", (client, step)), ("down", (client, step))
-            operations += [up, down] if rank in (layout.rank_of(client), server) else []
+        operations += exchanges(schedule, rank, step, u_shape) if rank != layout.aggregator_rank else []
         if schedule.averages_after(step) and rank not in layout.server_ranks:
             operations.append(("average", step))
-        if schedule.evaluates_after(step):
-            if rank not in layout.client_ranks:
-                servers = [rank] if rank in layout.server_ranks else list(layout.server_ranks)
-                operations += [("adapter", (server, step)) for server in servers]
+        if schedule.evaluates_after(step) and rank not in layout.client_ranks:
+            servers = [rank] if rank in layout.server_ranks else list(layout.server_ranks)
+            operations += [("adapter", (server, step)) for server in servers]
+        if schedule.decides_after(step):
             operations.append(("verdict", step))
     return operations
 
 
 def participants(schedule: Schedule, operation: Operation) -> set[int]:
     layout, (kind, key) = schedule.layout, operation
-    if kind in ("up", "down"):
+    if kind in LINKS:
         assert isinstance(key, tuple)
         rank = layout.rank_of(key[0])
         return {rank, layout.server_of(rank)}
@@ -62,11 +73,11 @@ def participants(schedule: Schedule, operation: Operation) -> set[int]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(schedule=schedules())
-def test_no_layout_deadlocks_even_if_every_transfer_is_a_rendezvous(schedule: Schedule) -> None:
+@given(schedule=schedules(), u_shape=st.booleans())
+def test_no_layout_deadlocks_even_if_every_transfer_is_a_rendezvous(schedule: Schedule, u_shape: bool) -> None:
     """Run all ranks' programs; an operation happens only when every participant has come to it."""
     world = range(schedule.layout.world_size)
-    programs = {rank: program(schedule, rank) for rank in world}
+    programs = {rank: program(schedule, rank, u_shape) for rank in world}
     done = dict.fromkeys(world, 0)
     while any(done[rank] < len(programs[rank]) for rank in world):
         progress = False
@@ -84,6 +95,15 @@ def test_no_layout_deadlocks_even_if_every_transfer_is_a_rendezvous(schedule: Sc
                 for other in present:
                     done[other] += 1
         assert progress, {rank: programs[rank][done[rank] :][:1] for rank in world}
+
+
+@given(schedule=schedules())
+def test_waves_serve_every_active_client_once_and_no_rank_twice_in_a_wave(schedule: Schedule) -> None:
+    layout = schedule.layout
+    for step in range(schedule.steps_per_epoch):
+        waves = [wave for server in layout.server_ranks for wave in schedule.waves(step, server)]
+        assert sorted(client for wave in waves for client in wave) == schedule.active_clients(step)
+        assert all(len({layout.rank_of(client) for client in wave}) == len(wave) for wave in waves)
 
 
 @given(schedule=schedules())

@@ -72,8 +72,10 @@ class Encoder(LinkEnd):
         self._projection = projection(config.sketch_rows, width, seed) if config.gate == "cosine" else None
 
     def needs_values(self, samples: list[int]) -> bool:
-        """False if this batch can be encoded without computing its activation."""
-        return self.config.gate != "once" or not bool(self.store.known(samples).all())
+        """False if this batch can be encoded without computing what would be sent."""
+        if self.config.gate == "once":
+            return not bool(self.store.known(samples).all())
+        return self.config.gate != "never"
 
     def encode(self, values: Tensor | None, samples: list[int], lengths: Tensor) -> Frames:
         """Rows (T, d) of `samples` (B distinct ids) with `lengths` (B,) -> Frames; updates the store.
@@ -82,6 +84,8 @@ class Encoder(LinkEnd):
         """
         if values is None:
             values = torch.empty(0, self.width, dtype=self.dtype)
+        if self.config.gate == "never":
+            return Frames(_no_bytes(), _no_bytes(), _no_bytes(), lengths, intra=0, skipped=int(lengths.sum()))
         if self.config.gate == "always":
             scales, symbols = self.quantizer.encode(values)
             return Frames(_no_bytes(), scales, symbols, lengths, intra=len(values), skipped=0)
@@ -159,8 +163,8 @@ class Decoder(LinkEnd):
 
 
 def modes_bytes(config: LinkCodecConfig, samples: int) -> int:
-    """Size of the mode map of a batch: one bit a sample, none where every sample is sent."""
-    return 0 if config.gate == "always" else (samples + 7) // 8
+    """Size of the mode map of a batch: one bit a sample, none where all samples are treated alike."""
+    return 0 if config.gate in ("always", "never") else (samples + 7) // 8
 
 
 def _marked(samples: list[int], marks: Tensor) -> list[int]:

@@ -6,7 +6,7 @@ point, and every length against what the configuration allows. Only then does it
 
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -16,30 +16,37 @@ from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINKS
 
 MAGIC = 0x53504C4954434F4D  # "SPLITCOM"
-VERSION = 1
+VERSION = 2
 SECTIONS = ("manifest", "labels", "modes", "scales", "symbols")
 FIELDS = (
-    "magic", "version", "link", "step", "client", "flags", "samples", "tokens", "n_i", "n_p", "n_s",
-    *(f"{section}_bytes" for section in SECTIONS), "store_digest", "body_crc", "header_crc",
+    "magic", "version", "link", "step", "client", "flags", "samples", "tokens", "targets", "n_i", "n_p", "n_s",
+    *(f"{section}_bytes" for section in SECTIONS), "store_digest", "answer_digest", "body_crc", "header_crc",
 )  # fmt: skip
 HEADER = struct.Struct(f"<{len(FIELDS)}q")
-RESYNC = 1  # flag: "my store differs from yours; send this batch again as I frames"
+RESYNC = 1  # flag of an answer: "my store differed from yours and is empty now; send this batch again as I frames"
+FRESH = 2  # flag: "your store differed from mine; empty yours before you decode, all of this is I frames"
 
 
 @dataclass(frozen=True)
 class Header:
-    """The fields a sender chooses; magic, version, lengths and checksums are filled in by `pack`."""
+    """The fields a sender chooses; magic, version, lengths and checksums are filled in by `pack`.
+
+    `targets` is a count and no label: the server weighs a U-shape client's gradient by it. `store_digest` is that of
+    this link's store before the packet, `answer_digest` that of the store which the answer will meet.
+    """
 
     link: int
     step: int
     client: int
     samples: int = 0
     tokens: int = 0
+    targets: int = 0
     n_i: int = 0
     n_p: int = 0
     n_s: int = 0
     flags: int = 0
     store_digest: int = 0
+    answer_digest: int = 0
     section_bytes: tuple[int, ...] = (0,) * len(SECTIONS)
     body_crc: int = 0
 
@@ -59,6 +66,7 @@ class Expected:
     max_samples: int
     max_tokens: int
     section_bytes: tuple[int, ...]  # largest size of each section
+    max_targets: int = 0
     flags: int = 0  # flags that may be set
     intra_bytes: tuple[int, int] | None = None  # exact bytes of scales and symbols an I position, where fixed
 
@@ -68,6 +76,18 @@ class Expected:
 
     def error(self, field: str, reason: str) -> WireError:
         return WireError(f"{self.peer}, {LINKS[self.link]}, step {self.step}: {field}: {reason}")
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """One batch as both ends name it: B distinct sample ids, and how many positions each has (B,)."""
+
+    samples: list[int]
+    lengths: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
 
 
 def pack(header: Header, sections: dict[str, Tensor]) -> Tensor:
@@ -96,11 +116,8 @@ def parse_header(first: Tensor, expected: Expected) -> Header:
             raise expected.error(field, f"{values[field]}, {getattr(expected, field)} expected")
     _check_ranges(values, expected)
     return Header(
-        **{name: values[name] for name in ("link", "step", "client", "samples", "tokens", "n_i", "n_p", "n_s")},
-        flags=values["flags"],
-        store_digest=values["store_digest"],
+        **{field.name: values[field.name] for field in fields(Header) if field.name != "section_bytes"},
         section_bytes=tuple(values[f"{section}_bytes"] for section in SECTIONS),
-        body_crc=values["body_crc"],
     )
 
 
@@ -113,14 +130,14 @@ def parse_body(header: Header, body: Tensor, expected: Expected) -> dict[str, Te
     return dict(zip(SECTIONS, body.split(list(header.section_bytes)), strict=True))
 
 
-def pack_manifest(samples: list[int], lengths: Tensor) -> Tensor:
+def pack_manifest(visit: Visit) -> Tensor:
     """Which samples follow, and how many positions each has: uint32 ids, then uint16 lengths."""
-    ids = np.asarray(samples, dtype="<u4").tobytes()
-    return torch.frombuffer(bytearray(ids + lengths.numpy().astype("<u2").tobytes()), dtype=torch.uint8)
+    ids = np.asarray(visit.samples, dtype="<u4").tobytes()
+    return torch.frombuffer(bytearray(ids + visit.lengths.numpy().astype("<u2").tobytes()), dtype=torch.uint8)
 
 
-def parse_manifest(header: Header, manifest: Tensor, expected: Expected) -> tuple[list[int], Tensor]:
-    """Distinct sample ids and lengths (B,) whose sum is the header's token count. Raises WireError."""
+def parse_manifest(header: Header, manifest: Tensor, expected: Expected) -> Visit:
+    """The batch, whose lengths make up the header's token count. Raises WireError."""
     if len(manifest) != MANIFEST_BYTES * header.samples or not header.samples:
         raise expected.error("manifest", f"{len(manifest)} bytes for {header.samples} samples")
     raw = manifest.numpy().tobytes()
@@ -130,7 +147,7 @@ def parse_manifest(header: Header, manifest: Tensor, expected: Expected) -> tupl
         raise expected.error("manifest", "a sample id stands twice")
     if lengths.sum() != header.tokens or not lengths.all():
         raise expected.error("manifest", f"lengths {lengths.tolist()} do not make {header.tokens} tokens")
-    return samples, torch.from_numpy(lengths)
+    return Visit(samples, torch.from_numpy(lengths))
 
 
 MANIFEST_BYTES = 6  # a sample
@@ -139,7 +156,8 @@ _NOTHING = torch.empty(0, dtype=torch.uint8)
 
 
 def _check_ranges(values: dict[str, int], expected: Expected) -> None:
-    limits = {"samples": expected.max_samples, "tokens": expected.max_tokens, "store_digest": 2**63 - 1}
+    limits = {"samples": expected.max_samples, "tokens": expected.max_tokens, "targets": expected.max_targets}
+    limits |= dict.fromkeys(("store_digest", "answer_digest"), 2**63 - 1)
     limits |= {f"{name}_bytes": size for name, size in zip(SECTIONS, expected.section_bytes, strict=True)}
     limits |= {
         "n_i": values["tokens"],

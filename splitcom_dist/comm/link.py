@@ -4,6 +4,7 @@ A packet travels as one message of at most `SLOT` bytes, then one message with t
 the slot ahead of time and learns from the header, once it believes it, how long the rest is.
 """
 
+import time
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -34,6 +35,7 @@ class Edge:
 
     def __init__(self, transport: Transport, peer: str) -> None:
         self.peer = peer
+        self.waited = 0.0  # seconds spent waiting for the peer's packets
         self._transport = transport
         self._slot = torch.empty(SLOT, dtype=torch.uint8)
         self._buffer = self._slot
@@ -60,10 +62,12 @@ class Edge:
         `expected.max_bytes` is ever allocated.
         """
         self.post()
+        started = time.perf_counter()
         with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
             assert self._posted is not None
             self._posted.wait()
         self._posted = None
+        self.waited += time.perf_counter() - started
         header = parse_header(self._slot, expected)
         total = HEADER.size + header.body_bytes
         packet = self._slot[:total]

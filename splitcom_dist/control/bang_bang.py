@@ -1,35 +1,42 @@
-"""The bang-bang controller: a low threshold while quality holds, a high one while it suffers.
+"""The bang-bang controller: low thresholds while quality holds, high ones while it suffers.
 
-SplitCom drives its threshold from validation perplexity between two values; the rule here, with its hysteresis, is
+SplitCom drives its thresholds from validation perplexity between two values; the rule here, with its hysteresis, is
 our reconstruction (the paper's constants are not known).
 """
 
-from splitcom_dist.config import BangBangConfig, CodecConfig
-from splitcom_dist.control.controller import Decision, Observation, gated_links
+from torch import Tensor
+
+from splitcom_dist.config import Config, bounds_of, gated_links
+from splitcom_dist.control.controller import Decision, Observation
 
 
 class BangBang:
-    """Two states. Low threshold (few uploads) until perplexity exceeds the best seen by `tolerance`; then the high one
+    """Two states. Low thresholds (few uploads) until perplexity exceeds the best seen by `tolerance`; then high ones
     (many uploads) until it is back within `release` of the best. Between the two bounds the state stays as it is.
     """
 
     name = "bang_bang"
 
-    def __init__(self, codec: CodecConfig, settings: BangBangConfig) -> None:
-        self._links = gated_links(codec)
-        self._settings = settings
+    def __init__(self, config: Config) -> None:
+        self._bounds = {link: bounds_of(config, link) for link in gated_links(config)}
+        self._settings = config.control.bang_bang
         self._best = float("inf")
         self._high = False
 
     def decide(self, observation: Observation) -> list[Decision]:
-        """The same threshold for every gated link."""
-        settings = self._settings
+        """The lower or the upper bound, on every gated link alike."""
         self._best = min(self._best, observation.ppl)
         excess = observation.ppl / self._best - 1
-        if excess > settings.tolerance:
+        if excess > self._settings.tolerance:
             self._high = True
-        elif excess <= settings.release:
+        elif excess <= self._settings.release:
             self._high = False
-        theta = settings.theta_high if self._high else settings.theta_low
         reason = f"perplexity {observation.ppl:.4g} is {100 * excess:.2f} % above the best"
-        return [Decision(link, theta, reason) for link in self._links]
+        state = {"ppl": observation.ppl, "best": self._best, "high": float(self._high)}
+        return [
+            Decision(link, bounds.high if self._high else bounds.low, reason, state)
+            for link, bounds in self._bounds.items()
+        ]
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        return {}

@@ -1,15 +1,21 @@
 """The fixed controller: every link keeps the threshold it was given."""
 
-from splitcom_dist.config import CodecConfig
-from splitcom_dist.control.controller import Decision, Observation, gated_links
+from torch import Tensor
+
+from splitcom_dist.config import Config, gated_links
+from splitcom_dist.control.controller import Decision, Observation
 
 
 class Fixed:
     name = "fixed"
 
-    def __init__(self, codec: CodecConfig) -> None:
-        self._codec = codec
+    def __init__(self, config: Config) -> None:
+        self._thetas = {link: getattr(config.codec, link).theta for link in gated_links(config)}
 
     def decide(self, observation: Observation) -> list[Decision]:
         """The configured threshold, whatever was observed."""
-        return [Decision(link, getattr(self._codec, link).theta, "as configured") for link in gated_links(self._codec)]
+        state = {"ppl": observation.ppl}
+        return [Decision(link, theta, "as configured", state) for link, theta in self._thetas.items()]
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        return {}

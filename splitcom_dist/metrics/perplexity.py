@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel
 
-from splitcom_dist.codec.ragged import target_rows, to_ragged
+from splitcom_dist.codec.ragged import to_ragged
 from splitcom_dist.data.batching import collate
 from splitcom_dist.data.tokens import Sample
+from splitcom_dist.models.loss import token_loss
 from splitcom_dist.models.split import forward_blocks
 
 
@@ -39,11 +39,8 @@ def perplexity(
     for start in range(0, len(ordered), batch_size):
         batch = collate(ordered[start : start + batch_size])
         hidden = to_ragged(forward_blocks(model, input_ids=batch.input_ids), batch.lengths)
-        targets = torch.cat(batch.targets)
-        rows = target_rows(batch.lengths, torch.tensor([len(target) for target in batch.targets]))
-        logits = model.lm_head(hidden[rows]).float()
-        total += float(functional.cross_entropy(logits, targets, reduction="sum"))
-        count += len(targets)
+        total += float(token_loss(model, hidden, batch.lengths, batch.targets))
+        count += sum(map(len, batch.targets))
         after_batch()
     model.train()
     return Perplexity(total / count, len(samples), count)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from splitcom_dist.config import LoraConfig
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.families import family_of
+from splitcom_dist.models.split import Part
 
 
 def peft_config(model_type: str, lora: LoraConfig, base: str) -> peft.LoraConfig:
@@ -64,11 +65,13 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(sorted(named.items()))
 
 
-def is_in_head(name: str, model_type: str, cut_layer: int) -> bool:
-    """Whether a parameter of the whole model belongs to the client's head."""
+def is_in_part(name: str, model_type: str, part: Part) -> bool:
+    """Whether a parameter of the whole model belongs to a part."""
     family = family_of(model_type)
     block = re.search(rf"\.{family.blocks}\.(\d+)\.", name)
-    return int(block[1]) < cut_layer if block else family.embedding in name.split(".")
+    if block:
+        return part.first <= int(block[1]) < part.last
+    return part.first == 0 if family.embedding in name.split(".") else part.lm_head
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ forward pass is Hugging Face's own (masks, rotary embeddings, sliding windows). 
 the model is still without storage, so their weights are never read from disk.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -31,12 +32,22 @@ def head(cut_layer: int) -> Part:
     return Part(0, cut_layer, lm_head=False)
 
 
-def body(cut_layer: int, block_count: int) -> Part:
-    return Part(cut_layer, block_count, lm_head=True)
+def body(cut_layer: int, block_count: int, tail_layers: int = 0) -> Part:
+    return Part(cut_layer, block_count - tail_layers, lm_head=not tail_layers)
+
+
+def tail(block_count: int, tail_layers: int) -> Part:
+    return Part(block_count - tail_layers, block_count, lm_head=True)
 
 
 def whole(block_count: int) -> Part:
     return Part(0, block_count, lm_head=True)
+
+
+def parts_of(cut_layer: int, block_count: int, tail_layers: int) -> dict[str, Part]:
+    """Every part of a run's shape by name, the whole model among them."""
+    parts = {"head": head(cut_layer), "body": body(cut_layer, block_count, tail_layers), "whole": whole(block_count)}
+    return parts | ({"tail": tail(block_count, tail_layers)} if tail_layers else {})
 
 
 class AbsentBlock(nn.Module):
@@ -53,11 +64,16 @@ class NoPositions(nn.Module):
         return torch.zeros(())
 
 
-def check_cut(cut_layer: int, block_count: int) -> None:
-    """Raise UserError unless both sides of the cut keep at least one block."""
+def check_cut(cut_layer: int, block_count: int, tail_layers: int = 0) -> None:
+    """Raise UserError unless head and body keep at least one block each."""
     if not 1 <= cut_layer < block_count:
         raise UserError(
             f"model.cut_layer={cut_layer}: the model has {block_count} blocks, choose 1 to {block_count - 1}"
+        )
+    if cut_layer + tail_layers >= block_count:
+        raise UserError(
+            f"model.tail_layers={tail_layers}: with model.cut_layer={cut_layer} nothing of the model's {block_count} "
+            f"blocks is left to the server, choose 0 to {block_count - cut_layer - 1}"
         )
 
 
@@ -81,6 +97,12 @@ def load_part(source: ModelSource, part: Part, dtype: torch.dtype) -> PreTrained
         raise UserError(f"model.name={source.name}: weights lack {missing[0]} and {len(missing) - 1} more")
     model.requires_grad_(False)
     return cast(PreTrainedModel, model.train())
+
+
+def tie_tail(first: PreTrainedModel, last: PreTrainedModel) -> None:
+    """Make a client's head and tail share the embedding matrix, where the model ties its LM head to it."""
+    if first.config.tie_word_embeddings:
+        last.get_input_embeddings().weight = last.lm_head.weight = first.get_input_embeddings().weight
 
 
 def outline_part(source: ModelSource, part: Part) -> PreTrainedModel:
@@ -119,12 +141,15 @@ def _with_absent_rooms(base: type[PreTrainedModel], part: Part, family: Family) 
             for name in family.positions:
                 setattr(decoder, name, NoPositions())
             _bypass(decoder, family.entrance)
-            if not config.tie_word_embeddings:
+            if not (config.tie_word_embeddings and part.lm_head):
                 setattr(decoder, family.embedding, None)
         if not part.lm_head:
             _bypass(decoder, family.final)
             self.lm_head = None
             self.all_tied_weights_keys = {}  # else loading would look for the absent LM head
+            if part.first > 0:  # neither end of the tie is here
+                self.config = copy.copy(config)
+                self.config.tie_word_embeddings = False
 
     # The class keeps its name and module: Hugging Face looks up the conversion of old checkpoint keys by them.
     return type(

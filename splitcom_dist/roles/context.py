@@ -7,9 +7,9 @@ import torch
 from splitcom_dist.codec.codec import modes_bytes
 from splitcom_dist.codec.labels import max_label_bytes
 from splitcom_dist.codec.quantize import QUANTIZERS
-from splitcom_dist.codec.wire import MANIFEST_BYTES, RESYNC, Expected
+from splitcom_dist.codec.wire import FRESH, MANIFEST_BYTES, RESYNC, Expected, Visit
 from splitcom_dist.config import Config, LinkCodecConfig
-from splitcom_dist.links import LINK_CODES
+from splitcom_dist.links import LINK_CODES, LINKS, STANDARD, links_of
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.schedule import Schedule
 from splitcom_dist.telemetry.hdf5 import RankLog
@@ -36,30 +36,42 @@ class Context:
         """d, the size of an activation at the cut."""
         return self.source.hidden_size
 
-    def seed_of(self, client: int) -> int:
-        """Of a client's random projection; the same on both ends."""
-        return self.config.train.seed * 1_000_003 + client
+    def seed_of(self, client: int, link: str) -> int:
+        """Of the random projection of one client's link."""
+        return (self.config.train.seed * 1_000_003 + client) * len(LINKS) + LINK_CODES[link]
 
     @property
-    def clients_train(self) -> bool:
+    def head_trains(self) -> bool:
         return self.config.codec.down_gradient.gate != "never"
 
-    def expected_activation(self, peer: str, client: int, step: int) -> Expected:
-        """Limits of an `up_activation` packet: a full batch of the longest samples, all sent, all labels new."""
-        samples = self.config.train.batch_size
-        tokens = samples * (self.config.data.max_length - 1)
-        codec = self.config.codec.up_activation
-        labels = max_label_bytes(samples, tokens, self.source.vocabulary)
-        sections = (MANIFEST_BYTES * samples, labels, modes_bytes(codec, samples), *self._rows(codec, tokens))
-        link, row = LINK_CODES["up_activation"], self._rows(codec, 1)
-        return Expected(peer, link, step, client, samples, tokens, sections, intra_bytes=row)
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The links of the run's shape, in the order of a step."""
+        return links_of(self.config.model.tail_layers)
 
-    def expected_gradient(self, peer: str, client: int, step: int, samples: int, tokens: int) -> Expected:
-        """Limits of the `down_gradient` packet that answers a batch of so many samples and tokens."""
-        codec = self.config.codec.down_gradient
-        sections = (0, 0, 0, *(self._rows(codec, tokens) if self.clients_train else (0, 0)))
-        link, row = LINK_CODES["down_gradient"], self._rows(codec, 1)
-        return Expected(peer, link, step, client, samples, tokens, sections, flags=RESYNC, intra_bytes=row)
+    def expected(self, link: str, peer: str, client: int, step: int, visit: Visit | None) -> Expected:
+        """Limits of a packet: that of the batch at hand, or for the first of a step (None) of the largest batch."""
+        samples = len(visit.samples) if visit else self.config.train.batch_size
+        tokens = visit.tokens if visit else samples * (self.config.data.max_length - 1)
+        codec: LinkCodecConfig = getattr(self.config.codec, link)
+        opens, labelled = link == self.links[0], self.links == STANDARD
+        return Expected(
+            peer,
+            LINK_CODES[link],
+            step,
+            client,
+            samples,
+            tokens,
+            (
+                MANIFEST_BYTES * samples if opens else 0,
+                max_label_bytes(samples, tokens, self.source.vocabulary) if opens and labelled else 0,
+                modes_bytes(codec, samples),
+                *(self._rows(codec, tokens) if codec.gate != "never" else (0, 0)),
+            ),
+            max_targets=tokens if link == "up_gradient" else 0,
+            flags=0 if opens else FRESH | (RESYNC if link == self.links[1] else 0),
+            intra_bytes=self._rows(codec, 1),
+        )
 
     def _rows(self, codec: LinkCodecConfig, tokens: int) -> tuple[int, int]:
         """Bytes of scales and symbols of so many I positions."""

@@ -1,57 +1,58 @@
-"""A server rank: the deep blocks and the LM head; it never sees text, and labels only in the standard shape."""
+"""A server rank: it serves its clients in waves, then steps on all their gradients. It never sees text.
 
-import json
+What a wave is made of differs by shape: standard_server.py and u_server.py.
+"""
+
+import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import nn
 from transformers import PreTrainedModel
 
-from splitcom_dist.codec.codec import Decoder, Encoder
-from splitcom_dist.codec.labels import LabelCache
-from splitcom_dist.codec.ragged import target_rows, to_padded, to_ragged
-from splitcom_dist.codec.wire import RESYNC, Header, parse_manifest
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.comm.reduce import send_vector
-from splitcom_dist.errors import UserError, WireError
-from splitcom_dist.links import LINK_CODES
-from splitcom_dist.models.lora import adapter_parameters, flatten
-from splitcom_dist.models.split import forward_blocks
+from splitcom_dist.models.lora import flatten
 from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.flows import Incoming, Outgoing, Packet
+from splitcom_dist.roles.verdicts import await_verdict, report
 from splitcom_dist.telemetry.progress import Progress
-from splitcom_dist.telemetry.records import SERVER, record_event, record_training
+from splitcom_dist.telemetry.records import SERVER, record_training
 from splitcom_dist.training import AdapterOptimizer
 
 
 @dataclass(frozen=True)
 class ServedClient:
-    """What a server keeps of one logical client: its ends of the client's links, and the labels it has had."""
+    """What a server keeps of one logical client: its ends of the client's links, by name."""
 
+    number: int
     edge: Edge
-    decoder: Decoder
-    encoder: Encoder
-    labels: LabelCache
+    incoming: Mapping[str, Incoming]
+    outgoing: Mapping[str, Outgoing]
 
 
-@dataclass(frozen=True)
-class Activation:
-    """One client's batch as it arrived: rows (T, d), lengths (B,), target ids a sample."""
+@dataclass
+class Turn:
+    """One client's batch in one step: the summed loss (NaN where the client computes it), positions, targets."""
 
-    rows: Tensor
-    samples: list[int]
-    lengths: Tensor
-    targets: list[Tensor]
+    client: int
+    loss: float = math.nan
+    tokens: int = 0
+    targets: int = 0
+    seconds: float = 0.0  # computing, encoding and sending
+    waited: float = 0.0
 
 
 class ServerRole:
-    """Blocks cut_layer.. and the LM head; `clients` are the logical clients it serves."""
+    """The blocks behind the cut, and their adapters; `clients` are the logical clients it serves."""
 
     def __init__(
         self,
         context: Context,
         model: PreTrainedModel,
+        parameters: Sequence[nn.Parameter],
         clients: dict[int, ServedClient],
         progress: Progress,
     ) -> None:
@@ -59,8 +60,13 @@ class ServerRole:
         self.model = model
         self.clients = clients
         self.progress = progress
-        self.parameters = list(adapter_parameters(model).values())
+        self.parameters = list(parameters)
         self.optimizer = AdapterOptimizer(self.parameters, context.config.train, context.schedule.total_steps)
+
+    @property
+    def holds(self) -> nn.Module:
+        """All weights of this rank."""
+        return cast(nn.Module, self.model)
 
     def run(self) -> None:
         schedule, world = self.context.schedule, self.context.world
@@ -70,149 +76,79 @@ class ServerRole:
             for step in range(schedule.total_steps):
                 self.step(step)
                 if schedule.evaluates_after(step):
-                    self.report(step)
+                    self.send_adapter(step)
+                if schedule.decides_after(step):
+                    report(self.context, step, self.optimizer.lr)
+                    self.context.log.flush()
+                    self.take_verdict(step)
                 self.context.log.flush()
                 world.beat()
         finally:
             self.progress.close()
 
+    def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
+        """Every transfer of the clients of one wave; adapter gradients of their summed losses accumulate."""
+        raise NotImplementedError
+
     def step(self, step: int) -> None:
-        """Serve every active client in turn, then step on their gradients weighted by target tokens."""
+        """Serve every active client, then step on their gradients weighted by target tokens."""
         started = time.perf_counter()
-        turns = self.context.schedule.turns(step, self.context.world.rank)
-        for client in turns:
-            self.clients[client].edge.post()
-        losses = [self.serve(self.clients[client], client, step) for client in turns]
-        loss, tokens, targets, waited = (sum(column) for column in zip(*losses, strict=True))
+        turns: list[Turn] = []
+        for numbers in self.context.schedule.waves(step, self.context.world.rank):
+            wave = [self.clients[number] for number in numbers]
+            for client in wave:
+                client.edge.post()
+            turns += self.serve(wave, step)
+        targets, waited = sum(turn.targets for turn in turns), sum(turn.waited for turn in turns)
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad /= targets  # until here it is the gradient of the summed loss
         lr = self.optimizer.lr
         self.optimizer.step()
+        for turn in turns:
+            self.book(turn, step, lr)
+        seconds = time.perf_counter() - started - waited
+        loss, tokens = sum(turn.loss for turn in turns), sum(turn.tokens for turn in turns)
+        self.book(Turn(SERVER, loss, tokens, targets, seconds, waited), step, lr)
         epoch = self.context.schedule.epoch_of(step)
-        record_training(
-            self.context.log,
-            step,
-            epoch,
-            SERVER,
-            loss=loss / targets,
-            tokens=int(tokens),
-            targets=int(targets),
-            lr=lr,
-            seconds=time.perf_counter() - started - waited,
-            wait=waited,
-        )
-        self.progress.step(step, epoch, loss / targets, int(tokens), self.context.ledger.crossed_bytes)
+        self.progress.step(step, epoch, loss / targets, tokens, self.context.ledger.crossed_bytes)
 
-    def serve(self, client: ServedClient, number: int, step: int) -> tuple[float, int, int, float]:
-        """One client's batch: activation in, loss, gradient out.
-
-        Returns the summed loss, positions, targets, and the seconds spent waiting for the client.
-        """
-        started = time.perf_counter()
-        activation = self.receive_activation(client, number, step)
-        waited = time.perf_counter() - started
-        loss, gradient = self.forward_backward(activation)
-        targets = sum(map(len, activation.targets))
-        self.check_finite(loss / targets, number, step)
-        self.send_gradient(client, number, step, activation, gradient)
+    def book(self, turn: Turn, step: int, lr: float) -> None:
         record_training(
             self.context.log,
             step,
             self.context.schedule.epoch_of(step),
-            number,
-            loss=loss / targets,
-            tokens=len(activation.rows),
-            targets=targets,
-            lr=self.optimizer.lr,
-            seconds=time.perf_counter() - started - waited,
-            wait=waited,
+            turn.client,
+            loss=turn.loss / turn.targets,
+            tokens=turn.tokens,
+            targets=turn.targets,
+            lr=lr,
+            seconds=turn.seconds,
+            wait=turn.waited,
         )
-        return loss, len(activation.rows), targets, waited
 
-    def receive_activation(self, client: ServedClient, number: int, step: int) -> Activation:
-        """Receive, check and decode one batch; asks once for a resync if the stores differ."""
-        for may_resync in (True, False):
-            expected = self.context.expected_activation(client.edge.peer, number, step)
-            header, sections, wire = client.edge.receive(expected)
-            started = time.perf_counter()
-            samples, lengths = parse_manifest(header, sections["manifest"], expected)
-            if header.store_digest != client.decoder.store.digest and may_resync:
-                self.ask_for_resync(client, number, header, wire)
-                continue
-            try:
-                targets = client.labels.unpack(sections["labels"], samples, lengths)
-                coded = sections["modes"], sections["scales"], sections["symbols"]
-                rows = client.decoder.decode(*coded, samples, lengths)
-            except WireError as error:
-                raise expected.error("body", str(error)) from None
-            self.context.ledger.received(header, wire, len(sections["labels"]), time.perf_counter() - started)
-            return Activation(rows, samples, lengths, targets)
-        raise AssertionError("unreachable: the second answer is decoded or refused")
+    def receive_activation(self, client: ServedClient, step: int) -> Packet:
+        """The packet that opens a client's turn; if it was made over other references, asks once for a resync."""
+        up, answer = client.incoming["up_activation"], client.outgoing[self.context.links[1]]
+        packet = up.receive(step)
+        if not up.fits(packet):
+            up.refuse(packet)
+            client.edge.post()
+            answer.ask_for_resync(step)
+            packet = up.receive(step)
+        return packet
 
-    def ask_for_resync(self, client: ServedClient, number: int, header: Header, wire: int) -> None:
-        """Drop this client's references and have the batch sent again as I frames."""
-        self.context.ledger.received(header, wire, 0, 0.0)
-        reason = f"store of client {number}: digest {client.decoder.store.digest}, its {header.store_digest}"
-        record_event(self.context.log, header.step, "resync", reason)
-        client.decoder.store.clear()
-        client.edge.post()
-        answer = Header(LINK_CODES["down_gradient"], header.step, number, flags=RESYNC)
-        self.context.ledger.sent(answer, client.edge.send(answer, {}), 0, 0.0, 0.0)
-
-    def forward_backward(self, activation: Activation) -> tuple[float, Tensor | None]:
-        """Summed loss over the targets, and its gradient at the cut (T, d); adapter gradients accumulate."""
-        rows = activation.rows.requires_grad_(self.context.clients_train)
-        hidden = forward_blocks(self.model, activation=to_padded(rows, activation.lengths))
-        target_lengths = torch.tensor([len(targets) for targets in activation.targets])
-        predicting = to_ragged(hidden, activation.lengths)[target_rows(activation.lengths, target_lengths)]
-        logits = self.model.lm_head(predicting).float()
-        loss = functional.cross_entropy(logits, torch.cat(activation.targets), reduction="sum")
-        loss.backward()
-        return float(loss.detach()), rows.grad
-
-    def check_finite(self, mean_loss: float, number: int, step: int) -> None:
-        if not torch.isfinite(torch.tensor(mean_loss)):
-            raise UserError(
-                f"loss is {mean_loss} at step {step} on client {number}: lower train.lr={self.context.config.train.lr} "
-                "or look for broken weights"
-            )
-
-    def send_gradient(
-        self, client: ServedClient, number: int, step: int, activation: Activation, gradient: Tensor | None
-    ) -> None:
-        """Answer with the gradient of the client's mean loss, or with an empty packet if clients do not train."""
-        started = time.perf_counter()
-        tokens, sections = len(activation.rows), {}
-        if gradient is not None:
-            mean_gradient = gradient / sum(map(len, activation.targets))
-            frames = client.encoder.encode(mean_gradient, activation.samples, activation.lengths)
-            sections = frames.sections
-        header = Header(
-            link=LINK_CODES["down_gradient"],
-            step=step,
-            client=number,
-            samples=len(activation.samples),
-            tokens=tokens,
-            n_i=tokens if gradient is not None else 0,
-            n_s=0 if gradient is not None else tokens,
-        )
-        encoded = time.perf_counter()
-        wire = client.edge.send(header, sections)
-        self.context.ledger.sent(header, wire, 0, encoded - started, time.perf_counter() - encoded)
-
-    def report(self, step: int) -> None:
-        """Send the adapter to the aggregator and wait for its evaluation."""
+    def send_adapter(self, step: int) -> None:
+        """Hand the adapter to the aggregator, which evaluates with it."""
         world = self.context.world
         world.announce(f"adapter/{world.rank}/{step}")
         group = world.server_groups[world.rank]
         size = send_vector(flatten(self.parameters), world.layout.aggregator_rank, group)
         self.context.ledger.adapters(size)
-        self.context.log.flush()
-        self.take_verdict(step)
 
     def take_verdict(self, step: int) -> None:
-        """Wait for the aggregator's evaluation and show it; while it makes progress this may take any time."""
-        world = self.context.world
-        verdict = json.loads(world.wait_for(f"verdict/{step}", [world.layout.aggregator_rank], "an evaluation"))
-        self.progress.evaluated(self.context.schedule.epoch_of(step), verdict["ppl"])
+        """Wait for the aggregator's decision and show its evaluation, if there was one."""
+        flows = [flow for client in self.clients.values() for flow in client.outgoing.values()]
+        ppl = await_verdict(self.context, step, flows)
+        if ppl is not None:
+            self.progress.evaluated(self.context.schedule.epoch_of(step), ppl)

@@ -13,7 +13,7 @@ from splitcom_dist.telemetry.hdf5 import RankLog
 from splitcom_dist.telemetry.summary import COUNTS
 
 SENT, RECEIVED = 0, 1
-OTHERS = ("label_bytes", "adapter_bytes", "tokens")
+OTHERS = ("label_bytes", "adapter_bytes", "control_bytes", "tokens")
 
 
 class Ledger:
@@ -26,6 +26,7 @@ class Ledger:
         self._row_bytes = row_bytes
         self._links = {link: dict.fromkeys(COUNTS, 0) for link in LINKS}
         self._others = dict.fromkeys(OTHERS, 0)
+        self.loss, self.loss_targets = 0.0, 0  # summed over the run so far, where this rank computes it
         self.crossed_bytes = 0  # sent and received by this rank: what its progress shows
 
     def sent(self, header: Header, wire: int, labels: int, encode_seconds: float, send_seconds: float) -> None:
@@ -43,6 +44,15 @@ class Ledger:
     def adapters(self, size: int) -> None:
         """Bytes of adapters this rank handed to the transport."""
         self._others["adapter_bytes"] += size
+
+    def control(self, size: int) -> None:
+        """Bytes of reports and verdicts, counted for each rank they go to."""
+        self._others["control_bytes"] += size
+
+    def learnt(self, loss: float, targets: int) -> None:
+        """Loss summed over so many targets, where this rank knows it."""
+        self.loss += loss
+        self.loss_targets += targets
 
     def trained(self, tokens: int) -> None:
         """Positions a client trained on."""

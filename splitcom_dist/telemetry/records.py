@@ -1,5 +1,6 @@
 """From what a role did to rows of the log, table by table (see schema.py)."""
 
+import json
 import time
 
 import torch
@@ -101,12 +102,15 @@ def record_evaluation(log: RankLog, step: int, epoch: int, result: Perplexity, s
     )
 
 
-def record_threshold(log: RankLog, epoch: int, controller: str, decision: Decision) -> None:
+def record_threshold(log: RankLog, step: int, epoch: int, controller: str, decision: Decision) -> None:
+    state = {name: float(f"{value:.6g}") for name, value in decision.state.items()}
     log.append(
         "threshold",
+        step=step,
         epoch=epoch,
         link=LINK_CODES[decision.link],
         theta=decision.theta,
         controller=controller,
         reason=decision.reason,
+        state=json.dumps(state),
     )

@@ -60,11 +60,13 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("sent", "i1", "bool", "whether the sample was sent again"),
     ),
     "threshold": (
+        STEP,
         EPOCH,
         LINK,
-        Column("theta", "f8", "1", "threshold of the following epoch"),
+        Column("theta", "f8", "1", "the action: threshold from the next step on"),
         Column("controller", "S16", "name", "what decided"),
         Column("reason", "S96", "text", "why"),
+        Column("state", "S256", "json", "the figures it was taken from"),
     ),
     "eval": (
         STEP,
@@ -84,7 +86,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "loss",
             "f8",
             "nat",
-            "mean over target tokens; NaN in a client's own rows, the server's rows of that client have it",
+            "mean over target tokens; NaN where the other end computes it: clients in the U-shape, else the server",
         ),
         Column("tokens", "i4", "count", "real token positions"),
         Column("target_tokens", "i4", "count", "positions with a label"),

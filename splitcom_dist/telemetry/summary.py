@@ -30,14 +30,15 @@ class Summary:
     links: dict[str, dict[str, int]]  # by link, the counts named in COUNTS
     label_bytes: int  # part of the wire bytes of up_activation
     adapter_bytes: int
+    control_bytes: int  # reports and verdicts
     baseline_dtype: str
     ranks: list[RankMemory]
     config: dict[str, Any]
 
     @property
     def wire_bytes(self) -> int:
-        """Everything that crossed: all links and the adapters."""
-        return sum(link["wire_bytes"] for link in self.links.values()) + self.adapter_bytes
+        """Everything that crossed: all links, adapters, reports and verdicts."""
+        return sum(link["wire_bytes"] for link in self.links.values()) + self.adapter_bytes + self.control_bytes
 
 
 def write(summary: Summary, path: Path) -> None:
@@ -101,6 +102,7 @@ def _traffic(summary: Summary) -> Table:
     if summary.label_bytes:
         table.add_row(Text("  labels, in the above", "dim"), Text(megabytes(summary.label_bytes), "dim"))
     table.add_row("adapter averaging", megabytes(summary.adapter_bytes))
+    table.add_row("reports and verdicts", megabytes(summary.control_bytes))
     totals = {key: sum(counts[key] for counts in used.values()) for key in COUNTS[:3]}
     table.add_row("total", *_against(summary.wire_bytes, totals), style="bold")
     return table

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from splitcom_dist.codec import wire
 from splitcom_dist.codec.labels import LabelCache, LabelSender
-from splitcom_dist.codec.wire import FIELDS, HEADER, SECTIONS, Expected, Header
+from splitcom_dist.codec.wire import FIELDS, HEADER, SECTIONS, Expected, Header, Visit
 from splitcom_dist.errors import WireError
 
 EXPECTED = Expected("rank 1 (client 1)", 0, 5, 1, 8, 64, (48, 100, 1, 128, 4096))
@@ -21,9 +21,9 @@ EXPECTED = Expected("rank 1 (client 1)", 0, 5, 1, 8, 64, (48, 100, 1, 128, 4096)
 
 def example() -> Tensor:
     lengths = torch.tensor([3, 4])
-    header = Header(link=0, step=5, client=1, samples=2, tokens=7, n_i=3, n_s=4, store_digest=77)
+    header = Header(link=0, step=5, client=1, samples=2, tokens=7, n_i=3, n_s=4, store_digest=77, answer_digest=78)
     sections = {
-        "manifest": wire.pack_manifest([9, 4], lengths),
+        "manifest": wire.pack_manifest(Visit([9, 4], lengths)),
         "modes": torch.tensor([1], dtype=torch.uint8),
         "symbols": torch.arange(48, dtype=torch.uint8),
     }
@@ -40,9 +40,9 @@ def read(packet: Tensor) -> tuple[Header, dict[str, Tensor]]:
 def test_round_trip() -> None:
     packet = example()
     header, sections = read(packet)
-    samples, lengths = wire.parse_manifest(header, sections["manifest"], EXPECTED)
-    assert (samples, lengths.tolist()) == ([9, 4], [3, 4])
-    assert (header.tokens, header.n_i, header.n_s, header.store_digest) == (7, 3, 4, 77)
+    visit = wire.parse_manifest(header, sections["manifest"], EXPECTED)
+    assert (visit.samples, visit.lengths.tolist(), visit.tokens) == ([9, 4], [3, 4], 7)
+    assert (header.tokens, header.n_i, header.n_s, header.store_digest, header.answer_digest) == (7, 3, 4, 77, 78)
     assert torch.equal(sections["symbols"], torch.arange(48, dtype=torch.uint8))
     assert len(packet) == HEADER.size + header.body_bytes
 
@@ -64,7 +64,7 @@ def forge(field: str, value: int) -> Tensor:
 @given(value=st.integers(-(2**63), 2**63 - 1))
 def test_a_forged_header_field_is_refused(field: str, value: int) -> None:
     packet = forge(field, value)
-    if torch.equal(packet, example()) or (field == "store_digest" and value >= 0):
+    if torch.equal(packet, example()) or (field in ("store_digest", "answer_digest") and value >= 0):
         return  # unchanged, or a digest: any is legal here, and the server compares it with its store's
     with pytest.raises(WireError, match=r"rank 1 \(client 1\), up_activation, step 5: "):
         read(packet)
@@ -142,7 +142,7 @@ def sections_of(packet: Tensor) -> dict[str, Tensor]:
 def test_a_manifest_that_contradicts_itself_is_refused(samples: list[int], lengths: list[int]) -> None:
     header, _ = read(example())
     with pytest.raises(WireError, match="manifest"):
-        wire.parse_manifest(header, wire.pack_manifest(samples, torch.tensor(lengths)), EXPECTED)
+        wire.parse_manifest(header, wire.pack_manifest(Visit(samples, torch.tensor(lengths))), EXPECTED)
 
 
 def test_labels_cross_once_and_are_cached() -> None:

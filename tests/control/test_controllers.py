@@ -1,20 +1,36 @@
-"""Each controller, driven by recorded perplexities, decides what its rule says and tells why."""
+"""Each controller, driven by recorded perplexities and bytes, decides what its rule says and tells why."""
+
+import math
+from pathlib import Path
 
 import pytest
+import torch
 
-from splitcom_dist.config import BangBangConfig, CodecConfig, LinkCodecConfig
+from splitcom_dist.config import Bounds, CodecConfig, Config, ControlConfig, LinkCodecConfig, ModelConfig
 from splitcom_dist.control.bang_bang import BangBang
-from splitcom_dist.control.controller import Observation
+from splitcom_dist.control.choice import decides_by_rounds, make_controller
+from splitcom_dist.control.controller import LinkUse, Observation
 from splitcom_dist.control.fixed import Fixed
+from splitcom_dist.links import LINKS, U_SHAPE
 
-GATED = CodecConfig(up_activation=LinkCodecConfig(gate="cosine", theta=0.9))
-SETTINGS = BangBangConfig(theta_low=0.95, theta_high=0.99, tolerance=0.02, release=0.005)
-LOW, HIGH = SETTINGS.theta_low, SETTINGS.theta_high
+LOW, HIGH, GRADIENT_LOW, GRADIENT_HIGH = 0.95, 0.99, 0.7, 0.9
 
 
-def drive(perplexities: list[float], settings: BangBangConfig = SETTINGS) -> list[float]:
-    controller = BangBang(GATED, settings)
-    decisions = [controller.decide(Observation(epoch - 1, ppl)) for epoch, ppl in enumerate(perplexities)]
+def config(name: str = "fixed", links: tuple[str, ...] = ("up_activation",), tail_layers: int = 0) -> Config:
+    codecs = {link: LinkCodecConfig(gate="cosine", theta=0.9 if "act" in link else 0.8) for link in links}
+    result = Config(ModelConfig(tail_layers=tail_layers), codec=CodecConfig(**codecs))  # type: ignore[arg-type]
+    result.control = ControlConfig(name, Bounds(LOW, HIGH), Bounds(GRADIENT_LOW, GRADIENT_HIGH))
+    result.control.bang_bang.tolerance, result.control.bang_bang.release = 0.02, 0.005
+    return result
+
+
+def seen(epoch: int, ppl: float) -> Observation:
+    return Observation(10 * epoch + 9, epoch, progress=(epoch + 1) / 10, validation_loss=math.log(ppl))
+
+
+def drive(perplexities: list[float]) -> list[float]:
+    controller = BangBang(config())
+    decisions = [controller.decide(seen(epoch - 1, ppl)) for epoch, ppl in enumerate(perplexities)]
     assert all(len(each) == 1 and each[0].link == "up_activation" for each in decisions)
     return [each[0].theta for each in decisions]
 
@@ -34,20 +50,184 @@ def test_bang_bang_switches_with_hysteresis(perplexities: list[float], thetas: l
     assert drive(perplexities) == thetas
 
 
-def test_bang_bang_never_leaves_its_bounds_and_says_why() -> None:
-    controller = BangBang(GATED, SETTINGS)
-    controller.decide(Observation(-1, 10.0))
-    (decision,) = controller.decide(Observation(0, 1e300))
-    assert decision.theta == HIGH
-    (decision,) = controller.decide(Observation(1, 10.5))
+def test_bang_bang_moves_every_link_between_its_own_bounds_and_says_why() -> None:
+    controller = BangBang(config(links=LINKS, tail_layers=1))
+    low = {decision.link: decision.theta for decision in controller.decide(seen(-1, 10.0))}
+    high = {decision.link: decision.theta for decision in controller.decide(seen(0, 1e300))}
+    assert tuple(low) == U_SHAPE, "one threshold a link, in the order of a step"
+    assert low == {link: LOW if link.endswith("activation") else GRADIENT_LOW for link in LINKS}
+    assert high == {link: HIGH if link.endswith("activation") else GRADIENT_HIGH for link in LINKS}
+    decision = controller.decide(seen(1, 10.5))[0]
     assert decision.reason == "perplexity 10.5 is 5.00 % above the best"
+    assert decision.state == {"ppl": pytest.approx(10.5), "best": pytest.approx(10.0), "high": 1.0}
 
 
-def test_fixed_keeps_its_threshold_whatever_happens() -> None:
-    controller = Fixed(GATED)
-    assert [controller.decide(Observation(epoch, ppl))[0].theta for epoch, ppl in ((-1, 3.0), (0, 900.0))] == [0.9, 0.9]
+def test_fixed_keeps_its_thresholds_whatever_happens() -> None:
+    controller = Fixed(config(links=("up_activation", "down_gradient")))
+    for observation in (seen(-1, 3.0), seen(0, 900.0)):
+        assert [decision.theta for decision in controller.decide(observation)] == [0.9, 0.8]
 
 
-@pytest.mark.parametrize("make", [Fixed, lambda codec: BangBang(codec, SETTINGS)])
-def test_links_without_a_threshold_get_no_decision(make) -> None:  # type: ignore[no-untyped-def]
-    assert make(CodecConfig()).decide(Observation(0, 5.0)) == []
+@pytest.mark.parametrize("name", ["fixed", "bang_bang", "byte_budget"])
+def test_links_without_a_threshold_get_no_decision(name: str) -> None:
+    ungated = config(name)
+    ungated.codec = CodecConfig()
+    assert make_controller(ungated).decide(seen(0, 5.0)) == []
+    tail_only = config(name, links=("up_activation", "up_gradient"))  # up_gradient is no link of the standard shape
+    assert [decision.link for decision in make_controller(tail_only).decide(seen(0, 5.0))] == ["up_activation"]
+
+
+def test_only_controllers_that_learn_from_rounds_decide_after_them() -> None:
+    assert [decides_by_rounds(config(name)) for name in ("fixed", "bang_bang", "byte_budget", "ddpg")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    by_epochs = config("ddpg")
+    by_epochs.control.ddpg.every = "epoch"
+    assert not decides_by_rounds(by_epochs)
+
+
+# --- byte budget -----------------------------------------------------------------------------------------------------
+
+ROUNDS, RAW, OTHERS = 100, 1_000_000, 20_000  # rounds a run, bytes of a round sent whole, bytes of adapters a round
+
+
+def spend(
+    budget: float, *, links: tuple[str, ...] = ("up_activation",), shift: float = 0.0
+) -> tuple[float, list[float]]:
+    """A run against a recorded link: sample cosines whose 1 - rho is log-uniform, and moves with the learning rate.
+
+    The first ten rounds are first visits. Returns all bytes in MB, and the first link's theta after every round.
+    """
+    settings = config("byte_budget", links)
+    settings.control.byte_budget.megabytes = budget
+    controller = make_controller(settings)
+    theta = {decision.link: decision.theta for decision in controller.decide(Observation(-1, -1, 0.0, 3.0))}
+    total, thetas = 0.0, []
+    for index in range(ROUNDS):
+        lr = 1e-3 * (1 - index / ROUNDS)
+        use = {}
+        for link in links:
+            below = (math.log10(max(1 - theta[link], 1e-12)) + 6 + shift) / 5  # 1 - rho between 1e-6 and 0.1
+            share = 1.0 if index < 10 else 1 - min(1.0, max(0.0, below))
+            use[link] = LinkUse(RAW, int(share * RAW), int(share * 100), int((1 - share) * 100))
+        total += sum(each.wire_bytes for each in use.values()) + OTHERS
+        decisions = controller.decide(
+            Observation(
+                index,
+                index // 10,
+                (index + 1) / ROUNDS,
+                None,
+                2.0,
+                use,
+                OTHERS,
+                lr,
+                movement=lr * (1 + 1 / (index + 1)),
+            )
+        )
+        theta = {decision.link: decision.theta for decision in decisions}
+        thetas.append(theta[links[0]])
+    return total / 1e6, thetas
+
+
+@pytest.mark.parametrize("links", [("up_activation",), ("up_activation", "down_gradient")])
+@pytest.mark.parametrize("megabytes", [20, 40, 80])
+@pytest.mark.parametrize("shift", [0.0, 2.0])  # the second link is a hundred times more redundant
+def test_byte_budget_ends_at_the_budget(megabytes: float, links: tuple[str, ...], shift: float) -> None:
+    total, _ = spend(megabytes * len(links), links=links, shift=shift)
+    assert total == pytest.approx(megabytes * len(links), rel=0.03)
+
+
+def test_a_budget_that_cannot_be_reached_is_overrun_by_nothing_avoidable() -> None:
+    total, thetas = spend(5.0)
+    assert total == pytest.approx((10 * RAW + ROUNDS * OTHERS) / 1e6), "first visits and adapters only"
+    assert set(thetas[10:]) == {-1.0}
+
+
+def test_byte_budget_allows_more_error_where_parameters_move_more() -> None:
+    """LAQ's rule: the same budget and spending, once with a fast and once with a settled adapter."""
+    thetas = []
+    for movement in (2e-3, 1e-3):
+        controller = make_controller(config("byte_budget"))
+        use = {"up_activation": LinkUse(RAW, 0)}
+        for index, moved in enumerate((1e-3, movement)):
+            (decision,) = controller.decide(Observation(index, 0, 0.1 * (index + 1), 2.0, 2.0, use, 0, 1e-3, moved))
+        thetas.append(decision.theta)
+        assert "of the budget left" in decision.reason and decision.state["movement"] > 0
+    fast, settled = thetas
+    assert settled == pytest.approx(0.9), "movement as at first, no correction yet: the configured threshold"
+    assert 1 - fast == pytest.approx(0.1 * (1 + 4) / 2), "mean squared movement over the learning rate: (1 + 2^2) / 2"
+
+
+# --- DDPG ------------------------------------------------------------------------------------------------------------
+
+
+def walk(controller_config: Config, rounds: int = 40) -> list[float]:
+    controller = make_controller(controller_config)
+    thetas = []
+    for index in range(rounds):
+        use = {"up_activation": LinkUse(RAW, RAW // 2)}
+        (decision,) = controller.decide(
+            Observation(index, 1, (index + 1) / rounds, None, 3.0 - 0.01 * index, use, OTHERS, 1e-3, 1e-3)
+        )
+        thetas.append(decision.theta)
+    return thetas
+
+
+def test_ddpg_stays_within_its_bounds_explores_and_is_reproducible() -> None:
+    first = walk(config("ddpg"))
+    assert all(LOW - 1e-9 <= theta <= HIGH + 1e-9 for theta in first) and len(set(first)) > 20
+    assert walk(config("ddpg")) == first
+    other = config("ddpg")
+    other.train.seed = 1
+    assert walk(other) != first
+
+
+def test_ddpg_is_rewarded_for_loss_and_bytes_after_the_first_epoch() -> None:
+    settings = config("ddpg")
+    settings.control.ddpg.quality_weight = 4.0
+    controller = make_controller(settings)
+    use = {"up_activation": LinkUse(1000, 250)}
+    rows = [(0, 3.0), (1, 2.5), (1, 2.6)]
+    decisions = [
+        controller.decide(Observation(index, epoch, 0.1 * index, None, loss, use))[0]
+        for index, (epoch, loss) in enumerate(rows)
+    ]
+    assert [decision.state["reward"] for decision in decisions] == pytest.approx([-0.25, 4 * 0.5 - 0.25, -0.4 - 0.25])
+    assert decisions[-1].reason.endswith("after 2 transitions"), "the first epoch sends everything: nothing to learn"
+
+
+def test_ddpg_goes_on_from_a_checkpoint_of_another_run(tmp_path: Path) -> None:
+    from splitcom_dist.control.ddpg import Ddpg
+    from splitcom_dist.run_directory import save_tensors
+
+    controller = make_controller(config("ddpg"))
+    for index in range(40):
+        controller.decide(Observation(index, 1, index / 40, None, 3.0 - 0.01 * index))
+    save_tensors(tmp_path / "ddpg.safetensors", controller.checkpoint())
+    settings = config("ddpg")
+    settings.control.ddpg.load = str(tmp_path / "ddpg.safetensors")
+    loaded = make_controller(settings)
+    assert isinstance(loaded, Ddpg) and isinstance(controller, Ddpg)
+    state = torch.rand(5)
+    for _ in range(3):  # networks, optimizers, replay, noise and generator all go on alike
+        assert torch.equal(loaded.agent.act(state), controller.agent.act(state))
+        for agent in (loaded.agent, controller.agent):
+            agent.learn(state, torch.zeros(1), 0.5, state)
+
+
+@pytest.mark.parametrize("links", [("up_activation", "down_gradient"), ("up_activation",)])
+def test_ddpg_refuses_what_is_no_checkpoint_of_its_own(links: tuple[str, ...], tmp_path: Path) -> None:
+    from splitcom_dist.errors import UserError
+    from splitcom_dist.run_directory import save_tensors
+
+    settings = config("ddpg", links)
+    settings.control.ddpg.load = str(tmp_path / "ddpg.safetensors")
+    with pytest.raises(UserError, match="no such file"):
+        make_controller(settings)
+    other = ("up_activation",) if len(links) == 2 else ("up_activation", "down_gradient")
+    save_tensors(tmp_path / "ddpg.safetensors", make_controller(config("ddpg", other)).checkpoint())
+    with pytest.raises(UserError, match="not an agent for"):
+        make_controller(settings)

@@ -130,7 +130,7 @@ def test_exported_adapter_has_the_reported_perplexity(model_folders: dict[str, P
 def test_thresholds_of_the_controller_reach_the_encoders_and_the_log(
     theta: float, skips: bool, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    values = [f"control.bang_bang.theta_{state}={theta}" for state in ("low", "high")]
+    values = [f"control.activation.{state}={theta}" for state in ("low", "high")]
     outcome = train(model_folders["gpt2"], tmp_path / "run", "codec=splitcom", "control.name=bang_bang", *values)
     assert outcome.code == 0, outcome.stderr
     frames = json.loads((tmp_path / "run" / "summary.json").read_text())["links"]["up_activation"]["frames"]
@@ -164,7 +164,7 @@ def lose_references() -> None:
 
     def forgetful(self: ServerRole, step: int) -> None:
         if step == 8:
-            self.clients[1].decoder.store.clear()
+            self.clients[1].incoming["up_activation"].decoder.store.clear()
         original(self, step)
 
     ServerRole.step = forgetful  # type: ignore[method-assign]

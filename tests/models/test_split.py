@@ -13,7 +13,7 @@ from splitcom_dist.models.lora import (
     adapter_parameters,
     attach_lora,
     flatten,
-    is_in_head,
+    is_in_part,
     peft_config,
     save_adapter,
     unflatten_into,
@@ -93,7 +93,7 @@ def test_adapters_of_the_parts_are_those_of_the_whole(family: str, model_folders
     of_whole, of_parts = adapter_parameters(model), adapter_parameters(first) | adapter_parameters(second)
     assert set(of_whole) == set(of_parts)
     assert all(torch.equal(of_whole[name], tensor) for name, tensor in of_parts.items())
-    in_head = [name for name in of_whole if is_in_head(name, source.config.model_type, 3)]
+    in_head = [name for name in of_whole if is_in_part(name, source.config.model_type, head(3))]
     assert in_head == list(adapter_parameters(first)), "both ends flatten in the same order"
     assert not torch.equal(of_whole[in_head[0]], torch.zeros_like(of_whole[in_head[0]]))
 

@@ -20,7 +20,8 @@ SUMMARY = Summary(
         "down_gradient": LINK | {"wire_bytes": 1_980_000_000, "I": 1000, "P": 0, "S": 0},
     },
     label_bytes=1_500_000,
-    adapter_bytes=9_000_000,
+    adapter_bytes=8_000_000,
+    control_bytes=1_000_000,
     baseline_dtype="float16",
     ranks=[RankMemory("rank 0 (client 0,3,6)", 7_000_000, 500_000_000)],
     config={"codec": {"name": "splitcom"}},
@@ -54,7 +55,9 @@ def test_table_fits_80_columns_and_holds_every_figure() -> None:
     downlink = next(line for line in lines if line.startswith("down_gradient"))
     assert "+98.0 %" in downlink, "a wire that carries more than the baseline says so"
     total = next(line for line in lines if line.startswith("total"))
-    assert "2,239 MB" in total and "8,000 MB" in total, "total = links and adapters; labels are inside the uplink"
+    assert "2,239 MB" in total and "8,000 MB" in total, (
+        "total = links, adapters and verdicts; labels are inside the uplink"
+    )
 
 
 @pytest.mark.parametrize(

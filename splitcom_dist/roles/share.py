@@ -1,0 +1,66 @@
+"""What a rank holds before it knows the schedule: its parts of the model, with fresh adapters, and its samples."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from splitcom_dist.config import Config
+from splitcom_dist.data.tokens import Sample
+from splitcom_dist.models.lora import adapter_parameters, attach_lora, is_in_part
+from splitcom_dist.models.sources import ModelSource
+from splitcom_dist.models.split import Part, load_part, parts_of, tie_tail
+from splitcom_dist.shards import training_shards, validation_samples
+from splitcom_dist.world import World
+
+
+@dataclass(frozen=True)
+class Share:
+    """Models by the name of their part, `cuts` to tell the parts of a whole one, samples where there is text."""
+
+    parts: dict[str, PreTrainedModel]
+    cuts: dict[str, Part]
+    shards: dict[int, list[Sample]] = field(default_factory=dict)
+    validation: list[Sample] = field(default_factory=list)
+
+    @property
+    def shard_sizes(self) -> dict[int, int]:
+        return {client: len(samples) for client, samples in self.shards.items()}
+
+    def adapter(self, part: str) -> list[nn.Parameter]:
+        """Adapter parameters of a part, in the order of every flat vector; also where the whole model holds them."""
+        model = self.parts.get(part) or self.parts["whole"]
+        cut, model_type = self.cuts[part], str(model.config.model_type)
+        named = adapter_parameters(model).items()
+        return [parameter for name, parameter in named if is_in_part(name, model_type, cut)]
+
+
+def trained_by_clients(config: Config) -> list[str]:
+    """The parts whose adapters clients train and average."""
+    tail = ["tail"] if config.model.tail_layers else []
+    head_trains = config.codec.down_gradient.gate != "never"
+    return ["head", *tail] if head_trains or not tail else tail
+
+
+def load_share(config: Config, world: World, source: ModelSource) -> Share:
+    """Load this rank's data and materialise its parts of the model."""
+    role = world.layout.role_of(world.rank)
+    cuts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
+    owned: dict[str, list[str]] = {
+        "client": [name for name in ("head", "tail") if name in cuts],
+        "server": ["body"],
+        "aggregator": ["whole"],
+    }
+    dtype = getattr(torch, config.model.dtype)
+    models = {name: load_part(source, cuts[name], dtype) for name in owned[role]}
+    if "tail" in models:
+        tie_tail(models["head"], models["tail"])
+    for model in models.values():
+        attach_lora(model, config.lora, config.train.seed)
+    if role == "client":
+        shards = training_shards(config, source.tokenizer(), world.layout.clients_of(world.rank))
+        return Share(models, cuts, shards=shards)
+    if role == "server":
+        return Share(models, cuts)
+    return Share(models, cuts, validation=validation_samples(config, source.tokenizer()))

@@ -1,0 +1,66 @@
+"""The server of the standard shape: all deep blocks and the LM head; labels cross once a sample and are cached."""
+
+import time
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from splitcom_dist.codec.labels import LabelCache
+from splitcom_dist.codec.ragged import to_padded, to_ragged
+from splitcom_dist.errors import WireError
+from splitcom_dist.models.loss import check_finite, token_loss
+from splitcom_dist.models.split import forward_blocks
+from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.flows import Packet
+from splitcom_dist.roles.server import ServedClient, ServerRole, Turn
+from splitcom_dist.telemetry.progress import Progress
+
+
+class StandardServerRole(ServerRole):
+    """Blocks cut_layer.. and the LM head; `labels` keeps the target ids of every client's samples."""
+
+    def __init__(
+        self,
+        context: Context,
+        model: PreTrainedModel,
+        parameters: Sequence[nn.Parameter],
+        clients: dict[int, ServedClient],
+        progress: Progress,
+    ) -> None:
+        super().__init__(context, model, parameters, clients, progress)
+        self.labels = {number: LabelCache(context.source.vocabulary) for number in clients}
+
+    def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
+        return [self.serve_one(client, step) for client in wave]
+
+    def serve_one(self, client: ServedClient, step: int) -> Turn:
+        """One client's batch: activation in, loss, gradient out."""
+        started, waited = time.perf_counter(), client.edge.waited
+        packet = self.receive_activation(client, step)
+        waited = client.edge.waited - waited
+        targets = self.targets(client, packet)
+        rows = client.incoming["up_activation"].decode(packet)
+        assert rows is not None
+        loss, gradient = self.forward_backward(rows, packet.visit.lengths, targets)
+        count = sum(map(len, targets))
+        self.context.ledger.learnt(loss, count)
+        check_finite(loss, client.number, step, self.context.config.train.lr)
+        client.outgoing["down_gradient"].send(step, packet.visit, gradient, peer_digest=packet.header.answer_digest)
+        return Turn(client.number, loss, len(rows), count, time.perf_counter() - started - waited, waited)
+
+    def targets(self, client: ServedClient, packet: Packet) -> list[Tensor]:
+        """Target ids a sample, from the packet or from an earlier visit."""
+        try:
+            labels = packet.sections["labels"]
+            return self.labels[client.number].unpack(labels, packet.visit.samples, packet.visit.lengths)
+        except WireError as error:
+            raise packet.expected.error("body", str(error)) from None
+
+    def forward_backward(self, rows: Tensor, lengths: Tensor, targets: list[Tensor]) -> tuple[float, Tensor | None]:
+        """Summed loss over the targets, and its gradient at the cut (T, d); adapter gradients accumulate."""
+        rows.requires_grad_(self.context.head_trains)
+        hidden = to_ragged(forward_blocks(self.model, activation=to_padded(rows, lengths)), lengths)
+        loss = token_loss(self.model, hidden, lengths, targets)
+        loss.backward()
+        return float(loss.detach()), rows.grad

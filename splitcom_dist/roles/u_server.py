@@ -1,0 +1,78 @@
+"""The server of the U-shape: the blocks between head and tail. It has no text, no labels, no embedding, no LM head.
+
+Nothing here could take a label: packets of this shape have no section for them, and the one number that a client
+tells beside its gradient is how many targets it sums over.
+"""
+
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from splitcom_dist.codec.ragged import to_padded, to_ragged
+from splitcom_dist.codec.wire import Visit
+from splitcom_dist.errors import WireError
+from splitcom_dist.models.split import forward_blocks
+from splitcom_dist.roles.server import ServedClient, ServerRole, Turn
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A batch on its way through the body: rows (T, d) as they came in and went out, joined by autograd."""
+
+    client: ServedClient
+    turn: Turn
+    visit: Visit
+    rows: Tensor
+    output: Tensor
+
+
+class UServerRole(ServerRole):
+    """Blocks cut_layer.. up to the clients' tails."""
+
+    def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
+        """Forward for every client of the wave, then backward for every one: their tails compute meanwhile."""
+        passages = [self.forward(client, step) for client in wave]
+        for passage in passages:
+            self.backward(passage, step)
+        return [passage.turn for passage in passages]
+
+    def forward(self, client: ServedClient, step: int) -> Passage:
+        """Activation in, body output out."""
+        started, waited = time.perf_counter(), client.edge.waited
+        packet = self.receive_activation(client, step)
+        waited = client.edge.waited - waited
+        visit = packet.visit
+        rows = client.incoming["up_activation"].decode(packet)
+        assert rows is not None
+        rows.requires_grad_(self.context.head_trains)
+        output = to_ragged(forward_blocks(self.model, activation=to_padded(rows, visit.lengths)), visit.lengths)
+        gradient = client.incoming["up_gradient"]
+        client.edge.post()
+        client.outgoing["down_activation"].send(
+            step,
+            visit,
+            output,
+            peer_digest=packet.header.answer_digest,
+            answer_digest=gradient.decoder.store.digest,
+        )
+        turn = Turn(client.number, tokens=len(rows), seconds=time.perf_counter() - started - waited, waited=waited)
+        return Passage(client, turn, visit, rows, output)
+
+    def backward(self, passage: Passage, step: int) -> None:
+        """Gradient of the client's summed loss in, gradient at the cut out; adapter gradients accumulate."""
+        client, turn = passage.client, passage.turn
+        started, waited = time.perf_counter(), client.edge.waited
+        up = client.incoming["up_gradient"]
+        packet = up.receive(step, passage.visit)
+        waited = client.edge.waited - waited
+        gradient = up.decode(packet)
+        if gradient is None or not packet.header.targets:
+            raise WireError(f"{client.edge.peer}, up_gradient, step {step}: targets: 0, a batch has at least one")
+        passage.output.backward(gradient)
+        client.outgoing["down_gradient"].send(
+            step, passage.visit, passage.rows.grad, peer_digest=packet.header.answer_digest
+        )
+        turn.targets = packet.header.targets
+        turn.seconds += time.perf_counter() - started - waited
+        turn.waited += waited

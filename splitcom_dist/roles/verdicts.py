@@ -1,0 +1,74 @@
+"""What ranks tell the aggregator at a decision, and the verdict it answers with: perplexity and thresholds."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from splitcom_dist.control.controller import Decision, LinkUse
+from splitcom_dist.metrics.perplexity import Perplexity
+from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.flows import Outgoing
+from splitcom_dist.telemetry.ledger import named_totals
+
+
+def report(context: Context, step: int, lr: float) -> None:
+    """A client's or server's word at a decision: its books so far."""
+    ledger, world = context.ledger, context.world
+    text = json.dumps(
+        {"totals": ledger.totals().tolist(), "loss": ledger.loss, "targets": ledger.loss_targets, "lr": lr}
+    )
+    world.announce(f"report/{step}/{world.rank}", text)
+    ledger.control(len(text))
+
+
+def await_verdict(context: Context, step: int, flows: Iterable[Outgoing]) -> float | None:
+    """Wait for the aggregator's verdict and set the thresholds of `flows`; returns the perplexity, if it evaluated.
+
+    While the aggregator makes progress this may take any time.
+    """
+    world = context.world
+    verdict = json.loads(world.wait_for(f"verdict/{step}", [world.layout.aggregator_rank], "a verdict"))
+    for flow in flows:
+        flow.encoder.theta = verdict["theta"].get(flow.link, flow.encoder.theta)
+    ppl: float | None = verdict["ppl"]
+    return ppl
+
+
+def announce_verdict(context: Context, step: int, result: Perplexity | None, decisions: Sequence[Decision]) -> None:
+    """The aggregator's side of `await_verdict`."""
+    theta = {decision.link: decision.theta for decision in decisions}
+    text = json.dumps({"ppl": result.ppl if result else None, "theta": theta})
+    context.world.announce(f"verdict/{step}", text)
+    context.ledger.control(len(text) * (context.world.layout.world_size - 1))
+
+
+class Reports:
+    """The aggregator's sum of all reports, as differences from one decision to the next."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._totals = torch.zeros_like(context.ledger.totals())
+        self._loss, self._targets = 0.0, 0
+        self.lr = 0.0
+        self.train_loss: float | None = None
+        self.use: dict[str, LinkUse] = {}
+        self.other_bytes = 0
+
+    def collect(self, step: int) -> None:
+        """Wait for every rank's report of this step."""
+        world = self._context.world
+        totals, loss, targets = self._context.ledger.totals(), 0.0, 0
+        for rank in range(world.layout.world_size - 1):
+            told = json.loads(world.wait_for(f"report/{step}/{rank}", [rank], f"its report after step {step}"))
+            totals += torch.tensor(told["totals"])
+            loss, targets, self.lr = loss + told["loss"], targets + told["targets"], told["lr"]
+        links, others = named_totals(totals - self._totals)
+        self.use = {
+            link: LinkUse(counts["raw_real_bytes"], counts["wire_bytes"], counts["I"] + counts["P"], counts["S"])
+            for link, counts in links.items()
+            if counts["raw_padded_bytes"]
+        }
+        self.other_bytes = others["adapter_bytes"] + others["control_bytes"]
+        self.train_loss = (loss - self._loss) / max(1, targets - self._targets)
+        self._totals, self._loss, self._targets = totals, loss, targets
