@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from splitcom_dist.config import Config, all_keys, validate
 from splitcom_dist.errors import UserError
 
-GROUPS = ("model", "data", "codec", "control")
+GROUPS = ("model", "data", "shape", "codec", "control")
 
 
 def preset_folder() -> Path:

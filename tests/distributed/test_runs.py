@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 
 from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.config_files import load_config
-from splitcom_dist.links import LINKS
+from splitcom_dist.links import LINKS, STANDARD, U_SHAPE
 from splitcom_dist.metrics.perplexity import perplexity
 from splitcom_dist.models.sources import find_model
+from splitcom_dist.roles.client import ClientRole
+from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.server import ServerRole
 from splitcom_dist.shards import validation_samples
 from splitcom_dist.telemetry.hdf5 import read
@@ -44,7 +46,7 @@ def train(model: Path, out: Path, *extra: str, **kwargs: object) -> Outcome:
     return run_command(arguments, **kwargs)  # type: ignore[arg-type]
 
 
-def check_books(out: Path) -> dict[str, Any]:
+def check_books(out: Path, tail_layers: int = 0) -> dict[str, Any]:
     """Senders and receivers agree packet by packet, and the summary is their sum."""
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     rows = read(out / "run.h5", "traffic")
@@ -61,20 +63,27 @@ def check_books(out: Path) -> dict[str, Any]:
     train = read(out / "run.h5", "train")
     for step in np.unique(train["step"]):
         known = train[(train["step"] == step) & ~np.isnan(train["loss"])]
-        clients, (together,) = known[known["client"] >= 0], known[known["client"] == -1]
-        assert np.average(clients["loss"], weights=clients["target_tokens"]) == pytest.approx(
-            together["loss"], rel=1e-6
-        )
-        own = train[(train["step"] == step) & np.isnan(train["loss"])]
-        assert sorted(own["client"]) == sorted(clients["client"]), "a row at each end"
-    assert summary["label_bytes"] == sent["label"].sum() > 0
-    assert summary["adapter_bytes"] == read(out / "run.h5", "rounds")["bytes"].sum() + 4 * EPOCHS * body_elements(out)
+        clients = known[known["client"] >= 0]
+        other_end = train[(train["step"] == step) & np.isnan(train["loss"])]
+        if tail_layers:  # the server knows no loss, of a client or of all
+            assert sorted(other_end["client"]) == [-1, *sorted(clients["client"])]
+        else:
+            (together,) = known[known["client"] == -1]
+            mean = np.average(clients["loss"], weights=clients["target_tokens"])
+            assert mean == pytest.approx(together["loss"], rel=1e-6)
+            assert sorted(other_end["client"]) == sorted(clients["client"]), "a row at each end"
+    assert summary["label_bytes"] == sent["label"].sum()
+    assert (summary["label_bytes"] == 0) is (tail_layers > 0)
+    reported = 4 * EPOCHS * body_elements(out, tail_layers)
+    assert summary["adapter_bytes"] == read(out / "run.h5", "rounds")["bytes"].sum() + reported
+    assert summary["control_bytes"] > 0
     return summary
 
 
-def body_elements(out: Path) -> int:
+def body_elements(out: Path, tail_layers: int) -> int:
     saved = load_file(out / "adapter" / "adapter_model.safetensors")
-    return sum(tensor.numel() for name, tensor in saved.items() if ".2." in name or ".3." in name)
+    blocks = [f".{block}." for block in range(2, 4 - tail_layers)]
+    return sum(tensor.numel() for name, tensor in saved.items() if any(block in name for block in blocks))
 
 
 EXPECTED_ROW_BYTES = {"none": 32 * 4, "fp16": 32 * 2, "int8": 32 + 2}
@@ -111,6 +120,56 @@ def test_every_codec_trains_and_keeps_honest_books(codec: str, model_folders: di
         assert up["frames"]["S"] == similarity[similarity["sent"] == 0]["tokens"].sum() > 0
 
 
+@pytest.mark.parametrize("codec", ["none", "int8", "splitcom_all", "splitcom_all_int8", "frozen"])
+def test_the_u_shape_trains_with_every_codec_on_four_links(
+    codec: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    outcome = train(model_folders["llama_tied"], tmp_path / "run", f"codec={codec}", "shape=u_shape")
+    assert outcome.code == 0, outcome.stderr
+    summary = check_books(tmp_path / "run", tail_layers=1)
+    links = summary["links"]
+    assert set(links) == set(LINKS) and summary["ppl"] < summary["untuned_ppl"]
+    positions = {link: counts["raw_real_bytes"] // 64 for link, counts in links.items()}
+    assert len(set(positions.values())) == 1, "the same positions on every link"
+    packets = sum(-(-size // 4) for size in (17, 17, 16)) * EPOCHS
+    if codec in EXPECTED_ROW_BYTES:
+        for link, counts in links.items():
+            manifest = 6 * SAMPLES * EPOCHS if link == "up_activation" else 0
+            expected = packets * HEADER.size + positions[link] * EXPECTED_ROW_BYTES[codec] + manifest
+            assert counts["wire_bytes"] == expected, link
+    if codec == "frozen":
+        assert links["up_activation"]["frames"]["I"] == positions["up_activation"] // EPOCHS
+        assert links["down_gradient"]["wire_bytes"] == packets * HEADER.size
+        saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+        trained = {
+            block
+            for name, tensor in saved.items()
+            for block in "0123"
+            if f".{block}." in name and tensor.any() and "lora_B" in name
+        }
+        assert trained == {"2", "3"}, "body and tail train, the head does not"
+    if codec.startswith("splitcom"):
+        similarity = read(tmp_path / "run" / "run.h5", "similarity")
+        for code, link in enumerate(LINKS):
+            rows = similarity[similarity["link"] == code]
+            assert len(rows) == SAMPLES * (EPOCHS - 1), link
+            assert np.array_equal(rows["sent"] == 1, ~(rows["cosine"] > (0.98 if "act" in link else 0.9)))
+            assert links[link]["frames"]["S"] == rows[rows["sent"] == 0]["tokens"].sum()
+        assert links["up_activation"]["frames"]["S"] > 0
+
+
+@pytest.mark.parametrize("theta", [-1.0, 1.0])
+def test_gradients_are_skipped_by_their_own_threshold(
+    theta: float, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """At -1 the client steps on the first epoch's gradients for ever, at 1 on fresh ones: bytes and adapters differ."""
+    overrides = [f"codec.down_gradient.theta={theta}", "codec.up_activation.gate=always"]
+    outcome = train(model_folders["gpt2"], tmp_path / "run", "codec=splitcom_all", *overrides)
+    assert outcome.code == 0, outcome.stderr
+    frames = check_books(tmp_path / "run")["links"]["down_gradient"]["frames"]
+    assert frames["S"] == (frames["I"] * (EPOCHS - 1) if theta < 0 else 0)
+
+
 def test_exported_adapter_has_the_reported_perplexity(model_folders: dict[str, Path], tmp_path: Path) -> None:
     outcome = train(model_folders["gpt2"], tmp_path / "run", "codec=splitcom_int8")
     assert outcome.code == 0, outcome.stderr
@@ -124,6 +183,32 @@ def test_exported_adapter_has_the_reported_perplexity(model_folders: dict[str, P
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [-1, *range(EPOCHS)]
     assert lines[-1]["ppl"] == summary["ppl"] and lines[0]["ppl"] == summary["untuned_ppl"]
+
+
+@pytest.mark.parametrize("control", ["ddpg", "byte_budget"])
+@pytest.mark.parametrize("shape", ["standard", "u_shape"])
+def test_controllers_by_rounds_decide_every_links_threshold(
+    shape: str, control: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    overrides = [f"shape={shape}", "codec=splitcom_all_int8", f"control={control}", "control.byte_budget.megabytes=0.6"]
+    outcome = train(model_folders["gpt2"], tmp_path / "run", *overrides)
+    assert outcome.code == 0, outcome.stderr
+    check_books(tmp_path / "run", tail_layers=int(shape == "u_shape"))
+    rows = read(tmp_path / "run" / "run.h5", "threshold")
+    links = [LINKS.index(link) for link in (STANDARD if shape == "standard" else U_SHAPE)]
+    rounds = [step for step in range(15) if (step + 1) % 3 == 0 or (step + 1) % 5 == 0]
+    assert rows["link"].tolist() == links * (1 + len(rounds))
+    assert rows["step"].tolist() == [step for step in (-1, *rounds) for _ in links]
+    similarity = read(tmp_path / "run" / "run.h5", "similarity")
+    for link in links:
+        thetas = dict(zip(*(rows[rows["link"] == link][key].tolist() for key in ("step", "theta")), strict=True))
+        for row in similarity[similarity["link"] == link]:
+            theta = thetas[max(step for step in thetas if step < row["step"])]
+            assert (row["sent"] == 1) is not (row["cosine"] > theta), "the threshold decided last was the one in force"
+    states = [json.loads(text) for text in rows["state"]]
+    assert all({"ddpg": "reward", "byte_budget": "spent_MB"}[control] in state for state in states)
+    saved = tmp_path / "run" / "checkpoints" / "ddpg.safetensors"
+    assert saved.is_file() is (control == "ddpg")
 
 
 @pytest.mark.parametrize(("theta", "skips"), [(1.0, False), (-1.0, True)])
@@ -156,6 +241,35 @@ def test_runs_are_reproducible_bit_for_bit(model_folders: dict[str, Path], tmp_p
         assert outcome.code == 0, outcome.stderr
         saved.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
+
+
+def lose_gradient_references() -> None:
+    """Make a client rank forget what it had of a gradient link, on which it is the receiver."""
+    original = ClientRole.train
+
+    def forgetful(self: ClientRole, client: LogicalClient, step: int) -> None:
+        if step == 8 and client.id == 1:
+            client.incoming["down_gradient"].decoder.store.clear()
+        original(self, client, step)
+
+    ClientRole.train = forgetful  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("tail_layers", [0, 1])
+def test_a_gradient_store_that_differs_begins_afresh_without_another_round_trip(
+    tail_layers: int, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    overrides = ["codec=splitcom_all", "codec.down_gradient.theta=-1", f"model.tail_layers={tail_layers}"]
+    outcome = train(model_folders["llama"], tmp_path / "run", *overrides, before=lose_gradient_references)
+    assert outcome.code == 0, outcome.stderr
+    events = read(tmp_path / "run" / "run.h5", "events")
+    resyncs = [event for event in events if event["kind"] == b"resync"]
+    assert [event["step"] for event in resyncs] == [8, 8], "seen once at each end"
+    assert all(b"down_gradient of client 1" in event["text"] for event in resyncs)
+    rows = read(tmp_path / "run" / "run.h5", "traffic")
+    sent = rows[(rows["side"] == 0) & (rows["link"] == 1) & (rows["client"] == 1)]
+    assert sent[sent["step"] == 8]["n_S"] == 0, "the batch was sent whole again"
+    check_books(tmp_path / "run", tail_layers)
 
 
 def lose_references() -> None:
