@@ -1,78 +1,98 @@
-"""What a run would be, without running it: resolved configuration, roles, memory, and bytes a step."""
+"""What a run would be, without running it: resolved configuration, roles, memory, and the bytes of every link."""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from splitcom_dist.codec.codec import modes_bytes
-from splitcom_dist.codec.quantize import QUANTIZERS
-from splitcom_dist.codec.wire import HEADER, MANIFEST_BYTES
-from splitcom_dist.config import Config, LinkCodecConfig
+from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
-from splitcom_dist.data.tokens import Sample
-from splitcom_dist.layout import layout_for
+from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.lora import adapter_parameters, insert_lora
 from splitcom_dist.models.sources import ModelSource, find_model
-from splitcom_dist.models.split import Part, body, check_cut, head, outline_part, resident_bytes, whole
+from splitcom_dist.models.split import (
+    Part,
+    check_cut,
+    outline_part,
+    parts_of,
+    resident_bytes,
+    tie_tail,
+    trained_by_clients,
+)
+from splitcom_dist.predict import LinkBytes, predict_adapters, predict_links
+from splitcom_dist.schedule import schedule_for
 from splitcom_dist.shards import check_length, training_shards
+from splitcom_dist.telemetry.summary import change, megabytes
+
+OWNED = {"client": ("head", "tail"), "server": ("body",), "aggregator": ("whole",)}
 
 
 def describe(config: Config) -> None:
     """Print the plan. Raises UserError for what would end the run at its start."""
     layout = layout_for(config)
     source = find_model(config.model.name, config.model.dropout)
-    check_cut(config.model.cut_layer, source.block_count)
+    check_cut(config.model.cut_layer, source.block_count, config.model.tail_layers)
     check_length(config, source)
     shards = training_shards(config, source.tokenizer(), range(layout.clients))
+    schedule = schedule_for(config, layout, tuple(len(shards[client]) for client in range(layout.clients)))
+    parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
+    of_clients = sum(_held(config, source, [parts[name]])[1] for name in trained_by_clients(config)) // 4
+    adapters = predict_adapters(config, schedule, of_clients, _held(config, source, [parts["body"]])[1] // 4)
     console = Console(soft_wrap=True)
     console.print(to_yaml(config), highlight=False)
-    console.print(_roles(config, source))
-    console.print(_bytes(config, source, [sample for shard in shards.values() for sample in shard]))
-    sizes = ", ".join(str(len(shard)) for shard in shards.values())
-    steps = max(-(-len(shard) // config.train.batch_size) for shard in shards.values())
-    console.print(f"{layout.world_size} ranks; shards of {sizes} samples")
-    console.print(f"{steps} steps an epoch, {steps * config.train.epochs} in all")
+    console.print(_roles(config, source, layout, parts))
+    console.print(_bytes(predict_links(config, source, schedule, shards), adapters, config.telemetry.baseline_dtype))
+    counts = ", ".join(str(len(shard)) for shard in shards.values())
+    console.print(f"{layout.world_size} ranks; shards of {counts} samples")
+    console.print(f"{schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} in all")
 
 
-def _roles(config: Config, source: ModelSource) -> Table:
-    layout, cut = layout_for(config), config.model.cut_layer
-    parts = {
-        "client": head(cut),
-        "server": body(cut, source.block_count),
-        "aggregator": whole(source.block_count),
-    }
-    table = Table("rank", "blocks", "weights", "adapter", title="roles and what each rank will hold")
+def _roles(config: Config, source: ModelSource, layout: Layout, parts: Mapping[str, Part]) -> Table:
+    table = Table("rank", "blocks", "weights", "adapter", box=None, pad_edge=False, title_justify="left")
+    table.title = "what each rank will hold"
+    owned = {role: [parts[name] for name in names if name in parts] for role, names in OWNED.items()}
+    held = {role: _held(config, source, own) for role, own in owned.items()}
     for rank in range(layout.world_size):
-        part = parts[layout.role_of(rank)]
-        weights, adapter = _part_bytes(config, source, part)
-        blocks = f"{part.first}..{part.last - 1}"
-        table.add_row(layout.name_of(rank), blocks, f"{weights / 1e6:.1f} MB", f"{adapter / 1e6:.2f} MB")
+        role = layout.role_of(rank)
+        blocks = ", ".join(f"{part.first}..{part.last - 1}" for part in owned[role])
+        table.add_row(layout.name_of(rank), blocks, *map(megabytes, held[role]))
     return table
 
 
-def _part_bytes(config: Config, source: ModelSource, part: Part) -> tuple[int, int]:
-    dtype = getattr(torch, config.model.dtype)
-    model = outline_part(source, part).to(dtype)
-    weights = resident_bytes(model)
-    insert_lora(model, config.lora)
-    return weights, sum(parameter.numel() * 4 for parameter in adapter_parameters(model).values())
+def _held(config: Config, source: ModelSource, owned: Sequence[Part]) -> tuple[int, int]:
+    """Bytes of weights and of adapters of one rank's parts."""
+    models = nn.ModuleList(outline_part(source, part).to(getattr(torch, config.model.dtype)) for part in owned)
+    if len(models) == 2:
+        tie_tail(*models)
+    weights = resident_bytes(models)
+    for model in models:
+        insert_lora(model, config.lora)
+    return weights, sum(parameter.numel() * 4 for parameter in adapter_parameters(models).values())
 
 
-def _bytes(config: Config, source: ModelSource, samples: list[Sample]) -> Table:
-    """One client's batch of mean length, every sample sent: the most that a gate can leave."""
-    batch, width = config.train.batch_size, source.hidden_size
-    positions = sum(len(sample.tokens) - 1 for sample in samples) / len(samples)
-    row = width * getattr(torch, config.telemetry.baseline_dtype).itemsize
-    table = Table("link", "raw padded", "raw real", "on the wire", title="bytes of one batch of one client")
-    for link in ("up_activation", "down_gradient"):
-        codec: LinkCodecConfig = getattr(config.codec, link)
-        tokens = round(batch * positions)
-        quantizer = QUANTIZERS[codec.quantizer](getattr(torch, config.model.dtype))
-        wire = HEADER.size
-        if codec.gate != "never":
-            wire += quantizer.scale_bytes(tokens) + quantizer.symbol_bytes(tokens, width) + modes_bytes(codec, batch)
-        if link == "up_activation":
-            wire += MANIFEST_BYTES * batch
-        padded = batch * config.data.max_length * row
-        table.add_row(link, f"{padded:,}", f"{tokens * row:,}", f"{wire:,}")
+def _bytes(links: Mapping[str, LinkBytes], adapters: int, dtype: str) -> Table:
+    """The whole run; a gated link between its least and its most."""
+    baseline = {"float16": "FP16", "float32": "FP32"}[dtype]
+    table = Table(
+        box=None, pad_edge=False, title="bytes of the whole run: all clients, labels, headers", title_justify="left"
+    )
+    for header in ("link", "padded " + baseline, "real " + baseline, "wire", "", ""):
+        table.add_column(header, justify="left" if header == "link" else "right", no_wrap=True)
+    total = [sum(getattr(count, name) for count in links.values()) for name in ("raw_padded", "raw_real")]
+    ends = [sum(getattr(count, name) for count in links.values()) + adapters for name in ("least", "most")]
+    for link, count in links.items():
+        table.add_row(link, *_against(count.raw_padded, count.raw_real, count.least))
+        if count.most > count.least:
+            table.add_row(
+                "  if no sample is skipped", *_against(count.raw_padded, count.raw_real, count.most), style="dim"
+            )
+    table.add_row("adapters", "", "", megabytes(adapters))
+    for name, end in zip(("total", "  if no sample is skipped"), sorted(set(ends)), strict=False):
+        table.add_row(name, *_against(total[0], total[1], end), style="bold")
     return table
+
+
+def _against(padded: int, real: int, wire: int) -> Sequence[str]:
+    return [megabytes(padded), megabytes(real), megabytes(wire), change(wire, padded), change(wire, real)]

@@ -11,7 +11,6 @@ import torch
 
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
-from splitcom_dist.control.choice import decides_by_rounds
 from splitcom_dist.errors import PeerLost, SplitcomError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
@@ -21,7 +20,7 @@ from splitcom_dist.roles.build import build_role
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.share import load_share
 from splitcom_dist.run_directory import RunDirectory, create, default_root, log_to
-from splitcom_dist.schedule import Schedule
+from splitcom_dist.schedule import Schedule, schedule_for
 from splitcom_dist.settle import settle
 from splitcom_dist.shards import check_length
 from splitcom_dist.telemetry.hdf5 import RankLog
@@ -118,16 +117,7 @@ def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Sc
     for client, size in mine.items():
         sizes[client] = size
     sizes = world.sum_over_ranks(sizes)
-    return Schedule(
-        world.layout,
-        tuple(sizes.tolist()),
-        config.train.batch_size,
-        config.train.epochs,
-        config.fed.every,
-        config.eval.every,
-        clients_train=config.codec.down_gradient.gate != "never" or config.model.tail_layers > 0,
-        decides_by_rounds=decides_by_rounds(config),
-    )
+    return schedule_for(config, world.layout, tuple(sizes.tolist()))
 
 
 def _fair_threads(world: World) -> int:

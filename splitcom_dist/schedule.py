@@ -9,6 +9,8 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import TypeVar
 
+from splitcom_dist.config import Config
+from splitcom_dist.control.choice import decides_by_rounds
 from splitcom_dist.data.batching import epoch_order
 from splitcom_dist.layout import Layout
 
@@ -87,3 +89,17 @@ class Schedule:
 
     def _batches(self, client: int) -> int:
         return -(-self.shard_sizes[client] // self.batch_size)
+
+
+def schedule_for(config: Config, layout: Layout, shard_sizes: tuple[int, ...]) -> Schedule:
+    """The configured schedule over shards of these sizes."""
+    return Schedule(
+        layout,
+        shard_sizes,
+        config.train.batch_size,
+        config.train.epochs,
+        config.fed.every,
+        config.eval.every,
+        clients_train=config.codec.down_gradient.gate != "never" or config.model.tail_layers > 0,
+        decides_by_rounds=decides_by_rounds(config),
+    )

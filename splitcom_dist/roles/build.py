@@ -10,13 +10,14 @@ from splitcom_dist.comm.link import Edge
 from splitcom_dist.comm.torch_p2p import TorchTransport
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import is_upward
+from splitcom_dist.models.split import trained_by_clients
 from splitcom_dist.roles.aggregator import AggregatorRole, WholeModel
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Incoming, Outgoing
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.server import ServedClient, ServerRole
-from splitcom_dist.roles.share import Share, trained_by_clients
+from splitcom_dist.roles.share import Share
 from splitcom_dist.roles.standard_server import StandardServerRole
 from splitcom_dist.roles.u_client import UClientRole
 from splitcom_dist.roles.u_server import UServerRole

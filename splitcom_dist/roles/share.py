@@ -36,13 +36,6 @@ class Share:
         return [parameter for name, parameter in named if is_in_part(name, model_type, cut)]
 
 
-def trained_by_clients(config: Config) -> list[str]:
-    """The parts whose adapters clients train and average."""
-    tail = ["tail"] if config.model.tail_layers else []
-    head_trains = config.codec.down_gradient.gate != "never"
-    return ["head", *tail] if head_trains or not tail else tail
-
-
 def load_share(config: Config, world: World, source: ModelSource) -> Share:
     """Load this rank's data and materialise its parts of the model."""
     role = world.layout.role_of(world.rank)

@@ -1,0 +1,106 @@
+"""What a dry run predicts is what the run then sends: to the byte, or between two bounds that gates can reach."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run_command
+
+from splitcom_dist.config_files import load_config
+from splitcom_dist.layout import layout_for
+from splitcom_dist.models.lora import adapter_parameters, attach_lora
+from splitcom_dist.models.sources import find_model
+from splitcom_dist.models.split import load_part, parts_of, trained_by_clients
+from splitcom_dist.predict import predict_adapters, predict_links
+from splitcom_dist.schedule import schedule_for
+from splitcom_dist.shards import training_shards
+
+
+def overrides(model: Path, shape: str, codec: str, *extra: str) -> list[str]:
+    values = {
+        "model.name": model,
+        "model.cut_layer": 1,
+        "shape": shape,
+        "codec": codec,
+        "data.max_length": 120,
+        "data.train_samples": 31,
+        "data.validation_samples": 4,
+        "roles.client_ranks": 1,
+        "fed.clients": 2,
+        "fed.every": 3,
+        "train.epochs": 3,
+        "train.batch_size": 4,
+        "telemetry.progress": False,
+    }
+    return [*(f"{key}={value}" for key, value in values.items()), *extra]
+
+
+@pytest.mark.parametrize("shape", ["standard", "u_shape"])
+@pytest.mark.parametrize("codec", ["none", "int8", "frozen"])
+def test_ungated_runs_send_exactly_what_was_predicted(
+    codec: str, shape: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = overrides(model_folders["llama"], shape, codec)
+    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
+    assert outcome.code == 0, outcome.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    config = load_config([], settings)
+    source, layout = find_model(config.model.name), layout_for(config)
+    shards = training_shards(config, source.tokenizer(), range(layout.clients))
+    schedule = schedule_for(config, layout, tuple(len(shards[client]) for client in range(layout.clients)))
+    links = predict_links(config, source, schedule, shards)
+    assert set(links) == set(summary["links"])
+    for link, predicted in links.items():
+        found = summary["links"][link]
+        assert predicted.least == predicted.most == found["wire_bytes"], link
+        assert (predicted.raw_padded, predicted.raw_real) == (found["raw_padded_bytes"], found["raw_real_bytes"])
+    parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
+    elements = {}
+    for name, part in parts.items():
+        model = attach_lora(load_part(source, part, torch.float32), config.lora, 0)
+        elements[name] = sum(parameter.numel() for parameter in adapter_parameters(model).values())
+    of_clients = sum(elements[name] for name in trained_by_clients(config))
+    assert predict_adapters(config, schedule, of_clients, elements["body"]) == summary["adapter_bytes"]
+
+
+@pytest.mark.parametrize(("theta", "bound"), [(-1.0, "least"), (1.0, "most")])
+def test_a_gate_reaches_the_bounds(theta: float, bound: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    links = ("up_activation", "down_activation", "up_gradient", "down_gradient")
+    thetas = [f"codec.{link}.theta={theta}" for link in links]
+    settings = overrides(model_folders["gpt2"], "u_shape", "splitcom_all_int8", *thetas)
+    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
+    assert outcome.code == 0, outcome.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    config = load_config([], settings)
+    source, layout = find_model(config.model.name), layout_for(config)
+    shards = training_shards(config, source.tokenizer(), range(layout.clients))
+    schedule = schedule_for(config, layout, tuple(len(shards[client]) for client in range(layout.clients)))
+    for link, predicted in predict_links(config, source, schedule, shards).items():
+        assert predicted.least < predicted.most
+        assert getattr(predicted, bound) == summary["links"][link]["wire_bytes"], link
+
+
+@pytest.mark.parametrize("control", ["fixed", "bang_bang", "ddpg", "byte_budget"])
+@pytest.mark.parametrize("codec", ["fp16", "int8", "splitcom", "splitcom_int8", "splitcom_all", "splitcom_all_int8"])
+@pytest.mark.parametrize("shape", ["standard", "u_shape"])
+def test_the_whole_grid_of_the_paper_resolves(shape: str, codec: str, control: str) -> None:
+    from splitcom_dist.config_files import preset_folder
+
+    for model in ("gpt2", "gpt2_xl"):
+        for data in ("e2e", "dart", "webnlg"):
+            file = preset_folder() / "experiment" / f"splitcom_{model}.yaml"
+            settings = [f"shape={shape}", f"codec={codec}", f"data={data}"]
+            settings += [f"control={control}"] if codec.startswith("splitcom") else []
+            config = load_config([file], settings)
+            assert (config.fed.clients, config.model.cut_layer, config.train.batch_size) == (10, 3, 8)
+            assert (config.lora.rank, config.train.epochs) == {"gpt2": (8, 50), "gpt2_xl": (24, 10)}[model]
+            assert (config.data.name, config.data.max_length) == (data, 512)
+
+
+def test_a_dry_run_prints_the_bytes_and_trains_nothing(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    settings = overrides(model_folders["gpt2"], "u_shape", "splitcom_all_int8")
+    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run"), "--dry-run"])
+    assert outcome.code == 0 and not (tmp_path / "run").exists()
+    for text in ("rank 0 (client 0,1)", "0..0, 3..3", "up_gradient", "if no sample is skipped", "4 steps an epoch"):
+        assert text in outcome.stdout, text
