@@ -9,7 +9,7 @@ from pathlib import Path
 
 from splitcom_dist.config_files import load_config, preset_folder
 from splitcom_dist.errors import SplitcomError
-from splitcom_dist.evaluate import add_arguments, evaluate
+from splitcom_dist.evaluation.command import add_arguments, evaluate
 from splitcom_dist.layout import layout_for
 from splitcom_dist.place import find_place
 

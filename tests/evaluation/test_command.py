@@ -13,7 +13,7 @@ from conftest import run_command
 from splitcom_dist.data.corpora import load
 from splitcom_dist.data.examples import Example
 from splitcom_dist.errors import UserError
-from splitcom_dist.evaluate import add_arguments, evaluate, references_by_source
+from splitcom_dist.evaluation.command import add_arguments, evaluate, references_by_source
 
 SCORES = {"bleu", "nist", "meteor", "meteor_variant", "rouge_l", "cider"}
 

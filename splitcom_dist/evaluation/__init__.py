@@ -1,0 +1,1 @@
+"""`splitcom evaluate`: how good a finished run or any adapter is."""
