@@ -66,6 +66,7 @@ class LinkCodecConfig:
     gate: str = "always"  # always or cosine; up_activation also once, with down_gradient never: the head stays frozen
     theta: float = 0.98  # cosine gate: a sample more similar than this to its reference is skipped
     sketch_rows: int = 64  # rows k of the random projection
+    rescale: bool = False  # a skipped token's reference is scaled to the token's length along it; 2 bytes a token
     quantizer: str = "none"  # none, fp16 or int8
     store_dtype: str = "bfloat16"  # of the receiver's references: bfloat16 or float32
 
@@ -229,6 +230,10 @@ def validate(config: Config) -> None:
             raise UserError(f"{low}={lookup(config, low)}: must not exceed {high}={lookup(config, high)}")
     if config.control.name != "fixed" and not gated_links(config):
         raise UserError(f"control.name={config.control.name}: codec {config.codec.name} has no threshold to move")
+    for link in LINKS:
+        codec = getattr(config.codec, link)
+        if codec.rescale and codec.gate != "cosine":
+            raise UserError(f"codec.{link}.rescale: only a cosine gate has what it takes, gate={codec.gate} has none")
     frozen = config.codec.down_gradient.gate == "never"
     if (config.codec.up_activation.gate == "once") != frozen:
         raise UserError(

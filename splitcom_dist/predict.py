@@ -60,7 +60,8 @@ def _predict(
     row = source.hidden_size * getattr(torch, config.telemetry.baseline_dtype).itemsize
     quantizer = QUANTIZERS[codec.quantizer](getattr(torch, config.model.dtype))
     whole = quantizer.scale_bytes(positions) + quantizer.symbol_bytes(positions, source.hidden_size)
-    fixed = epochs * sum(HEADER.size + modes_bytes(codec, size) for size in batches)
+    fixed = epochs * sum(HEADER.size + modes_bytes(codec, size, skipped=0) for size in batches)
+    gains = modes_bytes(codec, 0, skipped=positions)
     if link == "up_activation":
         fixed += epochs * len(samples) * MANIFEST_BYTES
         if not config.model.tail_layers:
@@ -70,6 +71,6 @@ def _predict(
     return LinkBytes(
         raw_padded=epochs * len(samples) * config.data.max_length * row,
         raw_real=epochs * positions * row,
-        least=fixed + visits[0] * whole,
+        least=fixed + visits[0] * whole + (epochs - visits[0]) * gains,
         most=fixed + visits[1] * whole,
     )

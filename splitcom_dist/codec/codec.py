@@ -13,17 +13,19 @@ from torch import Tensor
 from splitcom_dist.codec.gate import Similarity, compare, cosine_gate
 from splitcom_dist.codec.quantize import QUANTIZERS, Quantizer
 from splitcom_dist.codec.ragged import row_mask
-from splitcom_dist.codec.sketch import projection
+from splitcom_dist.codec.sketch import projection, token_gain
 from splitcom_dist.codec.store import ReferenceStore
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
+
+GAIN_BYTES = 2  # bf16
 
 
 @dataclass(frozen=True)
 class Frames:
     """One encoded batch: three packet sections (uint8), and token counts by kind."""
 
-    modes: Tensor  # one bit a sample, 1 = sent; empty where the gate always sends
+    modes: Tensor  # one bit a sample, 1 = sent, then a gain for every skipped row if the link rescales
     scales: Tensor
     symbols: Tensor
     lengths: Tensor  # (B,)
@@ -90,16 +92,20 @@ class Encoder(LinkEnd):
             scales, symbols = self.quantizer.encode(values)
             return Frames(_no_bytes(), scales, symbols, lengths, intra=len(values), skipped=0)
         known = self.store.known(samples)
-        similarity, send = None, ~known
+        similarity, send, gains = None, ~known, None
         if self._projection is not None:
-            sketch = values.float() @ self._projection.to(values.device)
-            similarity = compare(sketch, self._references(samples, lengths), lengths, known)
+            sketch, reference = values.float() @ self._projection, self._references(samples, lengths)
+            if self.config.rescale:  # the gate judges what the decoder would make of a skip
+                gains = token_gain(sketch, reference).bfloat16()
+                reference = reference * gains.unsqueeze(1)
+            similarity = compare(sketch, reference, lengths, known)
             send = cosine_gate(similarity, self.theta)
         rows = values[row_mask(send, lengths)] if send.any() else values[:0]
         scales, symbols = self.quantizer.encode(rows)
         self._remember_sent(samples, lengths, send, scales, symbols)
         skipped = int(lengths.sum()) - len(rows)
-        return Frames(_pack(send), scales, symbols, lengths, len(rows), skipped, similarity, send)
+        modes = _pack(send) if gains is None else torch.cat([_pack(send), _gain_bytes(gains, row_mask(~send, lengths))])
+        return Frames(modes, scales, symbols, lengths, len(rows), skipped, similarity, send)
 
     def _references(self, samples: list[int], lengths: Tensor) -> Tensor:
         assert self._projection is not None
@@ -135,14 +141,18 @@ class Decoder(LinkEnd):
             tokens = int(lengths.sum())
             self._check_sizes(scales, symbols, tokens)
             return self.quantizer.decode(scales, symbols, tokens, self.width)
-        send = _unpack(modes, len(samples))
+        bitmap = (len(samples) + 7) // 8
+        send = _unpack(modes[:bitmap], len(samples))
         tokens = int(lengths[send].sum())
+        gains = self._gains(modes[bitmap:], int(lengths.sum()) - tokens)
         self._check_sizes(scales, symbols, tokens)
         for sample, length, is_sent in zip(samples, lengths.tolist(), send.tolist(), strict=True):
             if not is_sent and (sample not in self.store or len(self.store.get(sample)) != length):
                 raise WireError(f"modes: sample {sample} is skipped but has no reference of {length} tokens")
         fresh = self.quantizer.decode(scales, symbols, tokens, self.width)
         values = self._assemble(fresh, samples, lengths, send)
+        if gains is not None:
+            values[row_mask(~send, lengths)] *= gains.unsqueeze(1)
         self._remember(_marked(samples, send), lengths[send].tolist(), fresh.to(self.store_dtype), scales, symbols)
         return values
 
@@ -155,6 +165,13 @@ class Decoder(LinkEnd):
             ]
         )
 
+    def _gains(self, packed: Tensor, rows: int) -> Tensor | None:
+        """The gain of every skipped row (n,), None where the link sends none."""
+        size = GAIN_BYTES * rows if self.config.rescale else 0
+        if len(packed) != size:
+            raise WireError(f"modes: {len(packed)} bytes of gains, {size} expected for {rows} skipped tokens")
+        return packed.clone().view(torch.bfloat16).to(self.dtype) if self.config.rescale else None
+
     def _check_sizes(self, scales: Tensor, symbols: Tensor, tokens: int) -> None:
         expected = self.quantizer.scale_bytes(tokens), self.quantizer.symbol_bytes(tokens, self.width)
         for name, section, size in zip(("scales", "symbols"), (scales, symbols), expected, strict=True):
@@ -162,9 +179,11 @@ class Decoder(LinkEnd):
                 raise WireError(f"{name}: {len(section)} bytes, {size} expected for {tokens} tokens")
 
 
-def modes_bytes(config: LinkCodecConfig, samples: int) -> int:
-    """Size of the mode map of a batch: one bit a sample, none where all samples are treated alike."""
-    return 0 if config.gate in ("always", "never") else (samples + 7) // 8
+def modes_bytes(config: LinkCodecConfig, samples: int, skipped: int) -> int:
+    """Size of a batch's mode map with so many skipped tokens: one bit a sample, none where all are treated alike."""
+    if config.gate in ("always", "never"):
+        return 0
+    return (samples + 7) // 8 + (GAIN_BYTES * skipped if config.rescale else 0)
 
 
 def _marked(samples: list[int], marks: Tensor) -> list[int]:
@@ -183,6 +202,10 @@ def _unpack(packed: Tensor, count: int) -> Tensor:
     if bits[count:].any():
         raise WireError("modes: bits set behind the last sample")
     return torch.from_numpy(bits[:count])
+
+
+def _gain_bytes(gains: Tensor, skipped: Tensor) -> Tensor:
+    return gains[skipped].view(torch.uint8)
 
 
 def _no_bytes() -> Tensor:

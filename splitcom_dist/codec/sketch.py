@@ -28,6 +28,15 @@ def sample_cosine(now: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
     return sums[0] / (sums[1] * sums[2]).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
 
 
+def token_gain(now: Tensor, reference: Tensor) -> Tensor:
+    """What each token's reference is to be multiplied by to come nearest to it: (T, k), (T, k) -> (T,), 0 for zeros.
+
+    Two vectors of one direction have the exact ratio of their norms, which a cosine does not see.
+    """
+    along = (now * reference).sum(dim=1)
+    return along / reference.square().sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def token_relative_l2(now: Tensor, reference: Tensor) -> Tensor:
     """||now - reference|| / ||now|| of each token: (T, k), (T, k) -> (T,)."""
     change: Tensor = torch.linalg.vector_norm(now - reference, dim=1)

@@ -65,7 +65,7 @@ class Context:
             (
                 MANIFEST_BYTES * samples if opens else 0,
                 max_label_bytes(samples, tokens, self.source.vocabulary) if opens and labelled else 0,
-                modes_bytes(codec, samples),
+                modes_bytes(codec, samples, tokens),
                 *(self._rows(codec, tokens) if codec.gate != "never" else (0, 0)),
             ),
             max_targets=tokens if link == "up_gradient" else 0,

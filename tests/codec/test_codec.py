@@ -155,3 +155,44 @@ def test_skipping_an_unknown_sample_is_an_error_and_changes_nothing() -> None:
     with pytest.raises(WireError, match="sample 7 is skipped"):
         decode(decoder, frames, [7, 8])
     assert len(decoder.store) == 0
+
+
+def test_rescaling_restores_the_length_of_every_skipped_token() -> None:
+    """A cosine does not see norms; a gradient that has faded to a tenth must not come back at its old size."""
+    encoder, decoder = ends(gate="cosine", theta=0.9, rescale=True, store_dtype="float32")
+    first, lengths = torch.randn(7, WIDTH), torch.tensor([4, 3])
+    decode(decoder, encoder.encode(first, [1, 2], lengths), [1, 2])
+    factors = torch.tensor([0.5, 2.0, 1.0, 0.25, 0.125, 0.125, 0.125])
+    frames = encoder.encode(first * factors[:, None], [1, 2], lengths)
+    assert frames.skipped == 7 and len(frames.modes) == 1 + 2 * 7
+    assert torch.allclose(decode(decoder, frames, [1, 2]), first * factors[:, None], rtol=2**-8)
+    again = encoder.encode(first, [1, 2], lengths)
+    assert torch.allclose(decode(decoder, again, [1, 2]), first, rtol=2**-8), "the reference itself is not scaled"
+
+
+def test_rescaling_is_nearer_than_the_reference_itself() -> None:
+    errors = {}
+    for rescale in (False, True):
+        encoder, decoder = ends(gate="cosine", theta=-1.0, rescale=rescale, sketch_rows=4096, store_dtype="float32")
+        generator = torch.Generator().manual_seed(0)
+        first, lengths = torch.randn(200, WIDTH, generator=generator), torch.tensor([200])
+        decode(decoder, encoder.encode(first, [0], lengths), [0])
+        now = 0.3 * first + 0.1 * torch.randn(200, WIDTH, generator=generator)
+        errors[rescale] = float((decode(decoder, encoder.encode(now, [0], lengths), [0]) - now).norm() / now.norm())
+    assert errors[True] < 0.35 < 2.0 < errors[False], (
+        "0.1 / sqrt(0.1^2 + 0.3^2) = 0.32, against more than twice the norm"
+    )
+
+
+@pytest.mark.parametrize("change", ["short", "long"])
+def test_gains_of_a_wrong_size_leave_the_store_unchanged(change: str) -> None:
+    encoder, decoder = ends(gate="cosine", theta=-1.0, rescale=True)
+    values, lengths = torch.randn(3, WIDTH), torch.tensor([3])
+    decode(decoder, encoder.encode(values, [7], lengths), [7])
+    digest = decoder.store.digest
+    sections = encoder.encode(values, [7], lengths).sections
+    part = sections["modes"]
+    sections["modes"] = part[:-1] if change == "short" else torch.cat([part, part[:1]])
+    with pytest.raises(WireError, match="gains"):
+        decoder.decode(**sections, samples=[7], lengths=lengths)
+    assert decoder.store.digest == digest
