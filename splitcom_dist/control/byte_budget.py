@@ -1,6 +1,6 @@
 """The byte budget: a run ends at a given number of bytes, spent where an upload helps most.
 
-Where it helps is the rule of lazily aggregated quantized gradients (LAQ, arXiv 1909.07588, eq. 7): an upload may be
+Where it helps is the rule of lazily aggregated quantized gradients (LAQ, arXiv 1909.07588): an upload may be
 left out while its error is small against recent parameter movement over the learning rate. How much of that error
 the budget allows is one gain for all links, corrected after every round by what was spent against what is left.
 The rule for whole gradients is the paper's; its use as a threshold on a cosine, and the gain, are ours.
@@ -15,7 +15,7 @@ from splitcom_dist.config import Config, gated_links
 from splitcom_dist.control.controller import Decision, LinkUse, Observation
 
 EVERYTHING_KNOWN = -1.0  # a threshold that no cosine fails: only first visits are sent
-MEMORY = 10  # D: rounds of movement that count, as in the paper's experiments
+MEMORY = 10  # rounds of movement that count
 CAUTION = 0.5  # share of the logarithmic error that one correction removes
 LARGEST_CORRECTION = math.log(4)
 

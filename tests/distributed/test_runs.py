@@ -209,6 +209,13 @@ def test_controllers_by_rounds_decide_every_links_threshold(
     assert all({"ddpg": "reward", "byte_budget": "spent_MB"}[control] in state for state in states)
     saved = tmp_path / "run" / "checkpoints" / "ddpg.safetensors"
     assert saved.is_file() is (control == "ddpg")
+    if control == "ddpg" and shape == "standard":
+        overrides.append(f"control.ddpg.load={saved}")
+        outcome = train(model_folders["gpt2"], tmp_path / "again", *overrides)
+        assert outcome.code == 0, outcome.stderr
+        first = read(tmp_path / "again" / "run.h5", "threshold")["reason"][0]
+        learnt = sum(step >= 5 for step in rounds)  # transitions of the epochs after the first
+        assert first.decode().endswith(f"after {learnt} transitions"), "another run goes on with the replay"
 
 
 @pytest.mark.parametrize(("theta", "skips"), [(1.0, False), (-1.0, True)])
