@@ -1,5 +1,7 @@
 """Gates: which samples of a batch are sent anew. A gate sees sketches or nothing; it never changes the store."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +26,32 @@ def compare(now: Tensor, reference: Tensor, lengths: Tensor, known: Tensor) -> S
     relative_l2 = torch.stack([torch.quantile(tokens, levels) for tokens in change], dim=1)
     unknown = ~known
     return Similarity(cosine.masked_fill(unknown, torch.nan), relative_l2.masked_fill(unknown, torch.nan))
+
+
+class Drift:
+    """How fast the values of one link leave their references: relative error gained a visit, over many samples.
+
+    For equal norms a cosine rho is a relative error sqrt(2 - 2 rho).
+    """
+
+    def __init__(self) -> None:
+        self._ages: dict[int, int] = {}  # visits since a sample was sent
+        self._sum, self._count = 0.0, 0
+
+    def observe(self, samples: Sequence[int], similarity: Similarity, sent: Tensor) -> None:
+        """One batch that went through a gate."""
+        for sample, cosine, is_sent in zip(samples, similarity.cosine.tolist(), sent.tolist(), strict=True):
+            age = self._ages.get(sample, 0) + 1
+            self._ages[sample] = 0 if is_sent else age
+            if not math.isnan(cosine):
+                self._sum += math.sqrt(max(0.0, 2 - 2 * cosine)) / age
+                self._count += 1
+
+    def take(self) -> tuple[float, int]:
+        """Sum over visits of the error gained a visit, and their number, since this was last asked."""
+        taken = self._sum, self._count
+        self._sum, self._count = 0.0, 0
+        return taken
 
 
 def cosine_gate(similarity: Similarity, theta: float) -> Tensor:

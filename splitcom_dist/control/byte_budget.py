@@ -1,9 +1,9 @@
 """The byte budget: a run ends at a given number of bytes, spent where an upload helps most.
 
-Where it helps is the rule of lazily aggregated quantized gradients (LAQ, arXiv 1909.07588): an upload may be
-left out while its error is small against recent parameter movement over the learning rate. How much of that error
-the budget allows is one gain for all links, corrected after every round by what was spent against what is left.
-The rule for whole gradients is the paper's; its use as a threshold on a cosine, and the gain, are ours.
+Where it helps is the rule of lazily aggregated quantized gradients (LAQ, arXiv 1909.07588): an upload may be left out
+while its error is small against recent parameter movement over the learning rate. How large that error may be in all
+is one gain, which follows what the rest of the budget allows. The rule for whole gradients is the paper's; its use as
+a threshold on a cosine, and the gain, are ours.
 """
 
 import math
@@ -16,70 +16,96 @@ from splitcom_dist.control.controller import Decision, LinkUse, Observation
 
 EVERYTHING_KNOWN = -1.0  # a threshold that no cosine fails: only first visits are sent
 MEMORY = 10  # rounds of movement that count
-CAUTION = 0.5  # share of the logarithmic error that one correction removes
-LARGEST_CORRECTION = math.log(4)
+SMALLEST_GAIN, LARGEST_GAIN = 1e-3, 1e3
+INERTIA = 0.7  # of the gain's logarithm, a round: within it, movement decides
 
 
 class ByteBudget:
-    """Squared relative error allowed on a link: gain x movement x 2 (1 - its configured theta).
+    """Relative error allowed on a link: gain x movement x sqrt(2 - 2 its configured theta).
 
-    Movement is the mean of (|change of the averaged adapter| / learning rate)^2 over the last rounds, relative to the
-    first ones seen. For equal norms a cosine rho is a relative error sqrt(2 - 2 rho), so theta = 1 - error^2 / 2.
+    Movement is the mean of |change of the averaged adapter| / learning rate over the last rounds, relative to the
+    first one seen. For equal norms a cosine rho is a relative error sqrt(2 - 2 rho), so theta = 1 - error^2 / 2. A
+    sample that gains the error v a visit is sent about once in error / v visits: so the links' drift tells what a gain
+    would cost, and which gain the rest of the budget pays for.
     """
 
     name = "byte_budget"
 
     def __init__(self, config: Config) -> None:
-        self._thetas = {link: getattr(config.codec, link).theta for link in gated_links(config)}
+        links = gated_links(config)
+        self._tolerances = {link: math.sqrt(2 - 2 * getattr(config.codec, link).theta) for link in links}
         self._budget = config.control.byte_budget.megabytes * 1e6
-        self._spent = 0.0
-        self._log_gain = 0.0
+        self._spent = self._progress = 0.0
+        self._whole: dict[str, float] = {}  # bytes of a link over the whole run, were every sample sent
+        self._drift: dict[str, float] = {}
+        self._gain: float | None = None
         self._movements: deque[float] = deque(maxlen=MEMORY)
         self._first_movement = 0.0
-        self._progress = 0.0
 
     def decide(self, observation: Observation) -> list[Decision]:
         """Thresholds for the next round."""
         elapsed, self._progress = observation.progress - self._progress, observation.progress
         self._spent += observation.wire_bytes
-        self._remember_movement(observation)
-        allowed, spent = self._rates(observation, elapsed)
-        left = 1 - self._spent / self._budget
-        state = {"spent_MB": self._spent / 1e6, "allowed_rate": allowed, "spent_rate": spent}
+        self._remember(observation, elapsed)
+        allowed = self._allowed(observation, elapsed)
+        left = f"{100 * (1 - self._spent / self._budget):.1f} % of the budget left"
+        state = {"spent_MB": self._spent / 1e6, "allowed_MB": allowed / 1e6, "movement": self._movement}
         if allowed <= 0:
-            reason = f"{100 * left:.1f} % of the budget left, other costs need it all: first visits only"
-            return [Decision(link, EVERYTHING_KNOWN, reason, state) for link in self._thetas]
-        if observation.epoch >= 1 and elapsed > 0:  # before, everything is a first visit and no threshold matters
-            error = math.log(max(spent, 1e-9) / allowed)
-            self._log_gain += CAUTION * max(-LARGEST_CORRECTION, min(LARGEST_CORRECTION, error))
-        movement = self._movement
-        reason = f"{100 * left:.1f} % of the budget left for {100 * (1 - observation.progress):.1f} % of the run"
-        state |= {"movement": movement, "gain": math.exp(self._log_gain)}
-        return [Decision(link, self._theta(theta, movement), reason, state) for link, theta in self._thetas.items()]
+            reason = f"{left}, other costs need it all: first visits only"
+            return [Decision(link, EVERYTHING_KNOWN, reason, state) for link in self._tolerances]
+        gain = self._follow(allowed)
+        reason = f"{left} for {100 * (1 - observation.progress):.1f} % of the run"
+        return [
+            Decision(
+                link, self._theta(gain * tolerance), reason, state | {"gain": gain, "drift": self._drift.get(link, 0)}
+            )
+            for link, tolerance in self._tolerances.items()
+        ]
 
     def checkpoint(self) -> dict[str, Tensor]:
         return {}
 
-    def _theta(self, configured: float, movement: float) -> float:
-        return max(EVERYTHING_KNOWN, 1 - math.exp(self._log_gain) * movement * (1 - configured))
+    def _theta(self, error: float) -> float:
+        return max(EVERYTHING_KNOWN, 1 - (error * self._movement) ** 2 / 2)
 
-    def _remember_movement(self, observation: Observation) -> None:
+    def _follow(self, allowed: float) -> float:
+        """The gain whose bytes are the allowed ones, approached from the last; 1 until something has drifted."""
+        if any(self._drift.get(link) and link in self._whole for link in self._tolerances):
+            low, high = SMALLEST_GAIN, LARGEST_GAIN
+            for _ in range(60):  # bisection: the larger the gain, the fewer bytes
+                middle = math.sqrt(low * high)
+                low, high = (middle, high) if self._cost(middle) > allowed else (low, middle)
+            last = high if self._gain is None else self._gain
+            self._gain = math.exp(INERTIA * math.log(last) + (1 - INERTIA) * math.log(high))
+        return self._gain or 1.0
+
+    def _cost(self, gain: float) -> float:
+        """Bytes of a whole run at a gain. A visit finds the error half a visit's drift beyond what is allowed."""
+        return sum(
+            self._whole.get(link, 0.0) * min(1.0, 1 / (gain * self._movement * tolerance / self._drift[link] + 0.5))
+            for link, tolerance in self._tolerances.items()
+            if self._drift.get(link)
+        )
+
+    def _remember(self, observation: Observation, elapsed: float) -> None:
         if observation.lr > 0 and observation.movement > 0:
-            self._movements.append((observation.movement / observation.lr) ** 2)
+            self._movements.append(observation.movement / observation.lr)
             self._first_movement = self._first_movement or self._movements[0]
+        for link in self._tolerances:
+            use = observation.use.get(link, LinkUse())
+            if use.sent and elapsed > 0:
+                self._whole[link] = use.wire_bytes * (use.sent + use.skipped) / use.sent / elapsed
+            if use.drift > 0:
+                self._drift[link] = use.drift
 
     @property
     def _movement(self) -> float:
         return sum(self._movements) / len(self._movements) / self._first_movement if self._movements else 1.0
 
-    def _rates(self, observation: Observation, elapsed: float) -> tuple[float, float]:
-        """Gated bytes a unit of progress (the whole run is 1): what the rest of the budget allows, and what was spent.
-
-        Infinite and 0 where nothing has been observed yet.
-        """
+    def _allowed(self, observation: Observation, elapsed: float) -> float:
+        """Bytes of gated links that the budget leaves, were its rest spent evenly over a whole run."""
         if elapsed <= 0:
-            return math.inf, 0.0
-        gated = sum(observation.use.get(link, LinkUse()).wire_bytes for link in self._thetas)
+            return math.inf
+        gated = sum(observation.use.get(link, LinkUse()).wire_bytes for link in self._tolerances)
         others = (observation.wire_bytes - gated) / elapsed
-        remaining = max(1 - observation.progress, elapsed)
-        return (self._budget - self._spent) / remaining - others, gated / elapsed
+        return (self._budget - self._spent) / max(1 - observation.progress, elapsed) - others

@@ -16,6 +16,7 @@ class LinkUse:
     wire_bytes: int = 0
     sent: int = 0  # positions
     skipped: int = 0
+    drift: float = 0.0  # relative error a sample gains from one visit to the next, mean; 0 where nothing was gated
 
     @property
     def ratio(self) -> float:

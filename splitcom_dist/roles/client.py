@@ -18,7 +18,7 @@ from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.context import Context
-from splitcom_dist.roles.flows import Packet
+from splitcom_dist.roles.flows import Outgoing, Packet
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.verdicts import await_verdict, report
 from splitcom_dist.telemetry.records import record_event, record_round, record_training
@@ -47,7 +47,7 @@ class ClientRole:
             if schedule.averages_after(step):
                 self.average(step)
             if schedule.decides_after(step):
-                report(self.context, step, next(iter(self.clients.values())).optimizer.lr)
+                report(self.context, step, next(iter(self.clients.values())).optimizer.lr, self.outgoing())
                 self.take_verdict(step)
             self.context.log.flush()
             world.beat()
@@ -147,6 +147,8 @@ class ClientRole:
 
     def take_verdict(self, step: int) -> None:
         """Wait for the aggregator's decision; it brings the thresholds from now on."""
-        await_verdict(
-            self.context, step, [flow for client in self.clients.values() for flow in client.outgoing.values()]
-        )
+        await_verdict(self.context, step, self.outgoing())
+
+    def outgoing(self) -> list[Outgoing]:
+        """The sending ends of all its clients."""
+        return [flow for client in self.clients.values() for flow in client.outgoing.values()]

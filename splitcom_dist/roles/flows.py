@@ -1,11 +1,12 @@
 """The two ends of one link of one logical client: values in, packets out, and the reverse; every packet is booked."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from splitcom_dist.codec.codec import Decoder, Encoder
+from splitcom_dist.codec.gate import Drift
 from splitcom_dist.codec.wire import FRESH, RESYNC, Expected, Header, Visit, pack_manifest, parse_manifest
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.errors import WireError
@@ -23,6 +24,7 @@ class Outgoing:
     link: str
     client: int
     encoder: Encoder
+    drift: Drift = field(default_factory=Drift)
 
     def send(
         self,
@@ -66,6 +68,8 @@ class Outgoing:
         if labels is not None:
             sections["labels"] = labels
         self._transmit(header, sections, started)
+        if frames.similarity is not None and frames.sent is not None:
+            self.drift.observe(visit.samples, frames.similarity, frames.sent)
         record_similarity(self.context.log, self.context.schedule.epoch_of(step), header, visit.samples, frames)
 
     def ask_for_resync(self, step: int) -> None:

@@ -78,7 +78,7 @@ class ServerRole:
                 if schedule.evaluates_after(step):
                     self.send_adapter(step)
                 if schedule.decides_after(step):
-                    report(self.context, step, self.optimizer.lr)
+                    report(self.context, step, self.optimizer.lr, self.outgoing())
                     self.context.log.flush()
                     self.take_verdict(step)
                 self.context.log.flush()
@@ -148,7 +148,10 @@ class ServerRole:
 
     def take_verdict(self, step: int) -> None:
         """Wait for the aggregator's decision and show its evaluation, if there was one."""
-        flows = [flow for client in self.clients.values() for flow in client.outgoing.values()]
-        ppl = await_verdict(self.context, step, flows)
+        ppl = await_verdict(self.context, step, self.outgoing())
         if ppl is not None:
             self.progress.evaluated(self.context.schedule.epoch_of(step), ppl)
+
+    def outgoing(self) -> list[Outgoing]:
+        """The sending ends of all its clients."""
+        return [flow for client in self.clients.values() for flow in client.outgoing.values()]

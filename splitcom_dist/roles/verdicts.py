@@ -6,17 +6,28 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from splitcom_dist.control.controller import Decision, LinkUse
+from splitcom_dist.links import LINKS
 from splitcom_dist.metrics.perplexity import Perplexity
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Outgoing
 from splitcom_dist.telemetry.ledger import named_totals
 
 
-def report(context: Context, step: int, lr: float) -> None:
-    """A client's or server's word at a decision: its books so far."""
+def report(context: Context, step: int, lr: float, flows: Iterable[Outgoing]) -> None:
+    """A client's or server's word at a decision: its books so far, and how fast its values drift."""
     ledger, world = context.ledger, context.world
+    drift: dict[str, list[float]] = {}
+    for flow in flows:
+        known, taken = drift.get(flow.link, [0.0, 0]), flow.drift.take()
+        drift[flow.link] = [known[0] + taken[0], known[1] + taken[1]]
     text = json.dumps(
-        {"totals": ledger.totals().tolist(), "loss": ledger.loss, "targets": ledger.loss_targets, "lr": lr}
+        {
+            "totals": ledger.totals().tolist(),
+            "loss": ledger.loss,
+            "targets": ledger.loss_targets,
+            "lr": lr,
+            "drift": drift,
+        }
     )
     world.announce(f"report/{step}/{world.rank}", text)
     ledger.control(len(text))
@@ -59,13 +70,23 @@ class Reports:
         """Wait for every rank's report of this step."""
         world = self._context.world
         totals, loss, targets = self._context.ledger.totals(), 0.0, 0
+        drift = dict.fromkeys(LINKS, (0.0, 0))
         for rank in range(world.layout.world_size - 1):
             told = json.loads(world.wait_for(f"report/{step}/{rank}", [rank], f"its report after step {step}"))
             totals += torch.tensor(told["totals"])
             loss, targets, self.lr = loss + told["loss"], targets + told["targets"], told["lr"]
+            drift |= {
+                link: (drift[link][0] + total, drift[link][1] + count) for link, (total, count) in told["drift"].items()
+            }
         links, others = named_totals(totals - self._totals)
         self.use = {
-            link: LinkUse(counts["raw_real_bytes"], counts["wire_bytes"], counts["I"] + counts["P"], counts["S"])
+            link: LinkUse(
+                counts["raw_real_bytes"],
+                counts["wire_bytes"],
+                counts["I"] + counts["P"],
+                counts["S"],
+                drift[link][0] / max(1, drift[link][1]),
+            )
             for link, counts in links.items()
             if counts["raw_padded_bytes"]
         }

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitcom_dist.codec.codec import Decoder, Encoder, Frames
+from splitcom_dist.codec.gate import Drift, Similarity
 from splitcom_dist.codec.ragged import row_mask
 from splitcom_dist.codec.sketch import projection
 from splitcom_dist.config import LinkCodecConfig
@@ -196,3 +197,16 @@ def test_gains_of_a_wrong_size_leave_the_store_unchanged(change: str) -> None:
     with pytest.raises(WireError, match="gains"):
         decoder.decode(**sections, samples=[7], lengths=lengths)
     assert decoder.store.digest == digest
+
+
+def test_drift_is_the_error_gained_a_visit() -> None:
+    drift = Drift()
+    cosine = torch.tensor([1 - 0.3**2 / 2, torch.nan])  # relative error 0.3; the second sample is new
+    similarity = Similarity(cosine, torch.zeros(4, 2))
+    drift.observe([7, 8], similarity, torch.tensor([False, True]))
+    assert drift.take() == pytest.approx((0.3, 1), rel=1e-3)
+    drift.observe([7, 8], similarity, torch.tensor([True, True]))
+    assert drift.take() == pytest.approx((0.15, 1), rel=1e-3), "the same error after two visits is half of it a visit"
+    drift.observe([7], Similarity(cosine[:1], torch.zeros(4, 1)), torch.tensor([True]))
+    assert drift.take() == pytest.approx((0.3, 1), rel=1e-3), "and starts again once it was sent"
+    assert drift.take() == (0.0, 0)
