@@ -11,7 +11,7 @@ from collections import deque
 
 from torch import Tensor
 
-from splitcom_dist.config import Config, gated_links
+from splitcom_dist.config import Config, bounds_of, gated_links
 from splitcom_dist.control.controller import Decision, LinkUse, Observation
 
 EVERYTHING_KNOWN = -1.0  # a threshold that no cosine fails: only first visits are sent
@@ -26,7 +26,9 @@ class ByteBudget:
     Movement is the mean of |change of the averaged adapter| / learning rate over the last rounds, relative to the
     first one seen. For equal norms a cosine rho is a relative error sqrt(2 - 2 rho), so theta = 1 - error^2 / 2. A
     sample that gains the error v a visit is sent about once in error / v visits: so the links' drift tells what a gain
-    would cost, and which gain the rest of the budget pays for.
+    would cost, and which gain the rest of the budget pays for. Thresholds stay within the bounds of their links: below
+    the lower one a server trains on what has little to do with the client any more, and what that breaks no later
+    upload mends. Only when the budget is gone are they left.
     """
 
     name = "byte_budget"
@@ -34,6 +36,7 @@ class ByteBudget:
     def __init__(self, config: Config) -> None:
         links = gated_links(config)
         self._tolerances = {link: math.sqrt(2 - 2 * getattr(config.codec, link).theta) for link in links}
+        self._bounds = {link: bounds_of(config, link) for link in links}
         self._budget = config.control.byte_budget.megabytes * 1e6
         self._spent = self._progress = 0.0
         self._whole: dict[str, float] = {}  # bytes of a link over the whole run, were every sample sent
@@ -57,7 +60,10 @@ class ByteBudget:
         reason = f"{left} for {100 * (1 - observation.progress):.1f} % of the run"
         return [
             Decision(
-                link, self._theta(gain * tolerance), reason, state | {"gain": gain, "drift": self._drift.get(link, 0)}
+                link,
+                self._theta(link, gain * tolerance),
+                reason,
+                state | {"gain": gain, "drift": self._drift.get(link, 0)},
             )
             for link, tolerance in self._tolerances.items()
         ]
@@ -65,8 +71,9 @@ class ByteBudget:
     def checkpoint(self) -> dict[str, Tensor]:
         return {}
 
-    def _theta(self, error: float) -> float:
-        return max(EVERYTHING_KNOWN, 1 - (error * self._movement) ** 2 / 2)
+    def _theta(self, link: str, error: float) -> float:
+        bounds = self._bounds[link]
+        return min(bounds.high, max(bounds.low, 1 - (error * self._movement) ** 2 / 2))
 
     def _follow(self, allowed: float) -> float:
         """The gain whose bytes are the allowed ones, approached from the last; 1 until something has drifted."""

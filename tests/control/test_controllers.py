@@ -104,6 +104,7 @@ def spend(
     Returns all bytes over the budget, the first link's threshold after every epoch, and its share of samples sent.
     """
     settings = config("byte_budget", links)
+    settings.control.activation, settings.control.gradient = Bounds(-0.9, 1.0), Bounds(-0.9, 1.0)
     budget = sends * len(links) * SAMPLES * RAW + EPOCHS * OTHERS
     settings.control.byte_budget.megabytes = budget / 1e6
     controller = make_controller(settings)
@@ -155,11 +156,24 @@ def test_a_budget_that_cannot_be_reached_is_overrun_by_nothing_avoidable() -> No
     assert total == pytest.approx((SAMPLES * RAW + EPOCHS * OTHERS) / (0.5 * SAMPLES * RAW + EPOCHS * OTHERS))
 
 
+def test_byte_budget_keeps_its_links_bounds_while_the_budget_lasts() -> None:
+    for megabytes, expected in ((1e-6, -1.0), (0.2275, LOW), (1e6, HIGH)):
+        settings = config("byte_budget")
+        settings.control.byte_budget.megabytes = megabytes
+        controller = make_controller(settings)
+        use = {"up_activation": LinkUse(2 * RAW, RAW, 10, 0, drift=0.1)}
+        for index in range(9):
+            (decision,) = controller.decide(Observation(index, 1, 0.1 * (index + 1), 2.0, 2.0, use, 0, 1e-3, 1e-3))
+        assert decision.theta == expected
+
+
 def test_byte_budget_allows_more_error_where_parameters_move_more() -> None:
     """LAQ's rule: the same budget, spending and drift, once with a fast and once with a settled adapter."""
     errors = []
     for movement in (2e-3, 1e-3):
-        controller = make_controller(config("byte_budget"))
+        settings = config("byte_budget")
+        settings.control.activation.low = 0.5
+        controller = make_controller(settings)
         use = {"up_activation": LinkUse(RAW, 0)}
         for index, moved in enumerate((1e-3, movement)):
             (decision,) = controller.decide(Observation(index, 0, 0.1 * (index + 1), 2.0, 2.0, use, 0, 1e-3, moved))
