@@ -157,13 +157,13 @@ def test_a_budget_that_cannot_be_reached_is_overrun_by_nothing_avoidable() -> No
 
 
 def test_byte_budget_keeps_its_links_bounds_while_the_budget_lasts() -> None:
-    for megabytes, expected in ((1e-6, -1.0), (0.2275, LOW), (1e6, HIGH)):
+    for megabytes, expected in ((1e-6, -1.0), (1.0, LOW), (1e6, HIGH)):
         settings = config("byte_budget")
         settings.control.byte_budget.megabytes = megabytes
         controller = make_controller(settings)
-        use = {"up_activation": LinkUse(2 * RAW, RAW, 10, 0, drift=0.1)}
-        for index in range(9):
-            (decision,) = controller.decide(Observation(index, 1, 0.1 * (index + 1), 2.0, 2.0, use, 0, 1e-3, 1e-3))
+        use = {"up_activation": LinkUse(40_000, 20_000, 1, 9, drift=0.1)}  # a tenth is sent, 1 MB over the run
+        for index in range(40):
+            (decision,) = controller.decide(Observation(index, 1, 0.02 * (index + 1), 2.0, 2.0, use, 0, 1e-3, 1e-3))
         assert decision.theta == expected
 
 
