@@ -1,35 +1,26 @@
 """The server of the standard shape: all deep blocks and the LM head; labels cross once a sample and are cached."""
 
 import time
-from collections.abc import Sequence
+from functools import cached_property
 
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from splitcom_dist.codec.labels import LabelCache
 from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.loss import check_finite, token_loss
 from splitcom_dist.models.split import forward_blocks
-from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.server import ServedClient, ServerRole, Turn
-from splitcom_dist.telemetry.progress import Progress
 
 
 class StandardServerRole(ServerRole):
-    """Blocks cut_layer.. and the LM head; `labels` keeps the target ids of every client's samples."""
+    """Blocks cut_layer.. and the LM head."""
 
-    def __init__(
-        self,
-        context: Context,
-        model: PreTrainedModel,
-        parameters: Sequence[nn.Parameter],
-        clients: dict[int, ServedClient],
-        progress: Progress,
-    ) -> None:
-        super().__init__(context, model, parameters, clients, progress)
-        self.labels = {number: LabelCache(context.source.vocabulary) for number in clients}
+    @cached_property
+    def labels(self) -> dict[int, LabelCache]:
+        """Target ids of every client's samples, by client."""
+        return {number: LabelCache(self.context.source.vocabulary) for number in self.clients}
 
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
         return [self.serve_one(client, step) for client in wave]

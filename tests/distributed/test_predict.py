@@ -7,13 +7,14 @@ import pytest
 import torch
 from conftest import run_command
 
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config import Config
+from splitcom_dist.config_files import load_config, preset_folder
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.lora import adapter_parameters, attach_lora
-from splitcom_dist.models.sources import find_model
+from splitcom_dist.models.sources import ModelSource, find_model
 from splitcom_dist.models.split import load_part, parts_of, trained_by_clients
-from splitcom_dist.predict import predict_adapters, predict_links
-from splitcom_dist.schedule import schedule_for
+from splitcom_dist.predict import LinkBytes, predict_adapters, predict_links
+from splitcom_dist.schedule import Schedule, schedule_for
 from splitcom_dist.shards import training_shards
 
 
@@ -36,6 +37,13 @@ def overrides(model: Path, shape: str, codec: str, *extra: str) -> list[str]:
     return [*(f"{key}={value}" for key, value in values.items()), *extra]
 
 
+def predicted(config: Config) -> tuple[ModelSource, Schedule, dict[str, LinkBytes]]:
+    source, layout = find_model(config.model.name), layout_for(config)
+    shards = training_shards(config, source.tokenizer(), range(layout.clients))
+    schedule = schedule_for(config, layout, tuple(len(shards[client]) for client in range(layout.clients)))
+    return source, schedule, predict_links(config, source, schedule, shards)
+
+
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
 @pytest.mark.parametrize("codec", ["none", "int8", "frozen"])
 def test_ungated_runs_send_exactly_what_was_predicted(
@@ -46,15 +54,12 @@ def test_ungated_runs_send_exactly_what_was_predicted(
     assert outcome.code == 0, outcome.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     config = load_config([], settings)
-    source, layout = find_model(config.model.name), layout_for(config)
-    shards = training_shards(config, source.tokenizer(), range(layout.clients))
-    schedule = schedule_for(config, layout, tuple(len(shards[client]) for client in range(layout.clients)))
-    links = predict_links(config, source, schedule, shards)
+    source, schedule, links = predicted(config)
     assert set(links) == set(summary["links"])
-    for link, predicted in links.items():
+    for link, count in links.items():
         found = summary["links"][link]
-        assert predicted.least == predicted.most == found["wire_bytes"], link
-        assert (predicted.raw_padded, predicted.raw_real) == (found["raw_padded_bytes"], found["raw_real_bytes"])
+        assert count.least == count.most == found["wire_bytes"], link
+        assert (count.raw_padded, count.raw_real) == (found["raw_padded_bytes"], found["raw_real_bytes"])
     parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
     elements = {}
     for name, part in parts.items():
@@ -73,20 +78,15 @@ def test_a_gate_reaches_the_bounds(theta: float, bound: str, model_folders: dict
     assert outcome.code == 0, outcome.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     config = load_config([], settings)
-    source, layout = find_model(config.model.name), layout_for(config)
-    shards = training_shards(config, source.tokenizer(), range(layout.clients))
-    schedule = schedule_for(config, layout, tuple(len(shards[client]) for client in range(layout.clients)))
-    for link, predicted in predict_links(config, source, schedule, shards).items():
-        assert predicted.least < predicted.most
-        assert getattr(predicted, bound) == summary["links"][link]["wire_bytes"], link
+    for link, count in predicted(config)[2].items():
+        assert count.least < count.most
+        assert getattr(count, bound) == summary["links"][link]["wire_bytes"], link
 
 
 @pytest.mark.parametrize("control", ["fixed", "bang_bang", "ddpg", "byte_budget"])
 @pytest.mark.parametrize("codec", ["fp16", "int8", "splitcom", "splitcom_int8", "splitcom_all", "splitcom_all_int8"])
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
 def test_the_whole_grid_of_the_paper_resolves(shape: str, codec: str, control: str) -> None:
-    from splitcom_dist.config_files import preset_folder
-
     for model in ("gpt2", "gpt2_xl"):
         for data in ("e2e", "dart", "webnlg"):
             file = preset_folder() / "experiment" / f"splitcom_{model}.yaml"
