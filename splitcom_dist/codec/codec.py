@@ -6,19 +6,17 @@ After every packet the two stores are equal; a packet that cannot be decoded lea
 import zlib
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from splitcom_dist.codec.gate import Similarity, compare, cosine_gate
+from splitcom_dist.codec.modes import pack_modes, unpack_modes
 from splitcom_dist.codec.quantize import QUANTIZERS, Quantizer
 from splitcom_dist.codec.ragged import row_mask
 from splitcom_dist.codec.sketch import projection, token_gain
 from splitcom_dist.codec.store import ReferenceStore
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
-
-GAIN_BYTES = 2  # bf16
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Encoder(LinkEnd):
         scales, symbols = self.quantizer.encode(rows)
         self._remember_sent(samples, lengths, send, scales, symbols)
         skipped = int(lengths.sum()) - len(rows)
-        modes = _pack(send) if gains is None else torch.cat([_pack(send), _gain_bytes(gains, row_mask(~send, lengths))])
+        modes = pack_modes(send, gains, lengths)
         return Frames(modes, scales, symbols, lengths, len(rows), skipped, similarity, send)
 
     def _references(self, samples: list[int], lengths: Tensor) -> Tensor:
@@ -141,10 +139,8 @@ class Decoder(LinkEnd):
             tokens = int(lengths.sum())
             self._check_sizes(scales, symbols, tokens)
             return self.quantizer.decode(scales, symbols, tokens, self.width)
-        bitmap = (len(samples) + 7) // 8
-        send = _unpack(modes[:bitmap], len(samples))
+        send, gains = unpack_modes(modes, lengths, self.config.rescale)
         tokens = int(lengths[send].sum())
-        gains = self._gains(modes[bitmap:], int(lengths.sum()) - tokens)
         self._check_sizes(scales, symbols, tokens)
         for sample, length, is_sent in zip(samples, lengths.tolist(), send.tolist(), strict=True):
             if not is_sent and (sample not in self.store or len(self.store.get(sample)) != length):
@@ -152,7 +148,7 @@ class Decoder(LinkEnd):
         fresh = self.quantizer.decode(scales, symbols, tokens, self.width)
         values = self._assemble(fresh, samples, lengths, send)
         if gains is not None:
-            values[row_mask(~send, lengths)] *= gains.unsqueeze(1)
+            values[row_mask(~send, lengths)] *= gains.to(self.dtype).unsqueeze(1)
         self._remember(_marked(samples, send), lengths[send].tolist(), fresh.to(self.store_dtype), scales, symbols)
         return values
 
@@ -165,13 +161,6 @@ class Decoder(LinkEnd):
             ]
         )
 
-    def _gains(self, packed: Tensor, rows: int) -> Tensor | None:
-        """The gain of every skipped row (n,), None where the link sends none."""
-        size = GAIN_BYTES * rows if self.config.rescale else 0
-        if len(packed) != size:
-            raise WireError(f"modes: {len(packed)} bytes of gains, {size} expected for {rows} skipped tokens")
-        return packed.clone().view(torch.bfloat16).to(self.dtype) if self.config.rescale else None
-
     def _check_sizes(self, scales: Tensor, symbols: Tensor, tokens: int) -> None:
         expected = self.quantizer.scale_bytes(tokens), self.quantizer.symbol_bytes(tokens, self.width)
         for name, section, size in zip(("scales", "symbols"), (scales, symbols), expected, strict=True):
@@ -179,33 +168,8 @@ class Decoder(LinkEnd):
                 raise WireError(f"{name}: {len(section)} bytes, {size} expected for {tokens} tokens")
 
 
-def modes_bytes(config: LinkCodecConfig, samples: int, skipped: int) -> int:
-    """Size of a batch's mode map with so many skipped tokens: one bit a sample, none where all are treated alike."""
-    if config.gate in ("always", "never"):
-        return 0
-    return (samples + 7) // 8 + (GAIN_BYTES * skipped if config.rescale else 0)
-
-
 def _marked(samples: list[int], marks: Tensor) -> list[int]:
     return [sample for sample, marked in zip(samples, marks.tolist(), strict=True) if marked]
-
-
-def _pack(bits: Tensor) -> Tensor:
-    """(B,) bool -> uint8, eight a byte, first sample in the lowest bit."""
-    return torch.from_numpy(np.packbits(bits.cpu().numpy(), bitorder="little"))
-
-
-def _unpack(packed: Tensor, count: int) -> Tensor:
-    if len(packed) != (count + 7) // 8:
-        raise WireError(f"modes: {len(packed)} bytes for {count} samples")
-    bits = np.unpackbits(packed.cpu().numpy(), bitorder="little").astype(bool)
-    if bits[count:].any():
-        raise WireError("modes: bits set behind the last sample")
-    return torch.from_numpy(bits[:count])
-
-
-def _gain_bytes(gains: Tensor, skipped: Tensor) -> Tensor:
-    return gains[skipped].view(torch.uint8)
 
 
 def _no_bytes() -> Tensor:

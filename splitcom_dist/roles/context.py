@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from splitcom_dist.codec.codec import modes_bytes
 from splitcom_dist.codec.labels import max_label_bytes
+from splitcom_dist.codec.modes import modes_bytes
 from splitcom_dist.codec.quantize import QUANTIZERS
 from splitcom_dist.codec.wire import FRESH, MANIFEST_BYTES, RESYNC, Expected, Visit
 from splitcom_dist.config import Config, LinkCodecConfig
