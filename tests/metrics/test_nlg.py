@@ -159,7 +159,9 @@ def test_the_jar_is_given_all_references_and_its_last_figure_is_the_corpus(
     assert len(started) == 1 and started[0].returncode is not None
 
 
-@pytest.mark.parametrize("program", ["raise SystemExit", "print('Error: memory')\nimport sys; sys.stdin.read()"])
+@pytest.mark.parametrize(
+    "program", ["raise SystemExit", "print('Error: memory', flush=True)\nimport sys; sys.stdin.read()"]
+)
 def test_a_jar_that_fails_gives_no_figure(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meteor, "jar_command", lambda: _command(program))
     figure, variant = meteor.meteor(_words("a"), [_words("a")])
