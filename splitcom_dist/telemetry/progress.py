@@ -1,5 +1,6 @@
 """Live progress on one rank: a bar on a terminal, plain lines elsewhere, nothing where it is switched off."""
 
+import math
 import sys
 import time
 from typing import Protocol
@@ -58,7 +59,8 @@ class Tracker:
 
     def text(self) -> str:
         megabytes = f"{self.wire_bytes / 1e6:,.1f} MB up and down"
-        return f"loss {self.loss:.3f}  {self.rate:,.0f} tokens/s  {megabytes}"
+        loss = "" if math.isnan(self.loss) else f"loss {self.loss:.3f}  "  # in the U-shape the server knows none
+        return f"{loss}{self.rate:,.0f} tokens/s  {megabytes}"
 
 
 class Live(Tracker):

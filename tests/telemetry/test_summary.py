@@ -100,3 +100,14 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
 
 def test_progress_can_be_off() -> None:
     assert isinstance(make_progress(False), Silent)
+
+
+@pytest.mark.parametrize(("loss", "shown"), [(2.5, True), (float("nan"), False)])
+def test_a_server_that_knows_no_loss_shows_none(loss: float, shown: bool) -> None:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    progress = Lines(console)
+    progress.start(total_steps=2, epochs=1)
+    progress.step(0, 0, loss, tokens=100, wire_bytes=1000)
+    progress.evaluated(0, 12.5)
+    text = console.export_text()
+    assert "perplexity 12.50" in text and "nan" not in text and ("loss 2.500" in text) is shown
