@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from splitcom_dist.cli import main as splitcom
+from splitcom_dist.links import U_SHAPE, is_upward
 from splitcom_dist.telemetry.summary import Summary, megabytes, read
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +109,8 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda job: train(job[0], job[1], job[2], options), jobs))
     scores = {job: evaluate(*job, options) for job in jobs}
-    text = tables(chosen, options.seeds, {job: read(folder(*job, options) / "summary.json") for job in jobs}, scores)
+    summaries = {job: read(folder(*job, options) / "summary.json") for job in jobs}
+    text = tables(chosen, options.seeds, summaries, scores)
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "splitcom_grid.md").write_text(text)
@@ -120,7 +122,7 @@ def main() -> None:
             "seed": seed,
             "shape": shape,
             "method": method.name,
-            **figures(read(folder(seed, shape, method, options) / "summary.json")),
+            **figures(summaries[seed, shape, method]),
         }
         | scores[seed, shape, method]
         for seed, shape, method in jobs
@@ -192,20 +194,17 @@ def tables(
             base = [summaries[seed, shape, chosen[0]] for seed in seeds]
             ratios = [100 * (run.ppl / other.ppl - 1) for run, other in zip(runs, base, strict=True)]
             bleu = [scores[seed, shape, method]["bleu"] for seed in seeds]
-            up = [name for name in first.links if name.startswith("up")] + (
-                ["up_gradient"] if shape == "u_shape" else []
-            )
+            up = [link for link in runs[0].links if is_upward(link)]
             cells = [method.name, spread([run.ppl for run in runs], ".2f"), spread(ratios, "+.1f") + " %"]
-            cells += [spread(bleu, ".1f"), against(runs, sorted(set(up))), against(runs, None)]
+            cells += [spread(bleu, ".1f"), against(runs, up), against(runs, None)]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     lines += ["### Bytes of each link", ""]
-    links = ("up_activation", "down_activation", "up_gradient", "down_gradient")
-    lines += [f"| shape | method | {' | '.join(links)} | adapters |", "|---|---|" + "---:|" * 5]
+    lines += [f"| shape | method | {' | '.join(U_SHAPE)} | adapters |", "|---|---|" + "---:|" * 5]
     for shape, method in itertools.product(SHAPES, chosen):
         runs = [summaries[seed, shape, method] for seed in seeds]
         cells = [shape.replace("_", "-"), method.name]
-        cells += [link_cell(runs, link) for link in links]
+        cells += [link_cell(runs, link) for link in U_SHAPE]
         cells.append(megabytes(round(statistics.mean(run.adapter_bytes for run in runs))))
         lines.append(f"| {' | '.join(cells)} |")
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "sacrebleu"))

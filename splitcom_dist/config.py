@@ -234,8 +234,7 @@ def validate(config: Config) -> None:
         codec = getattr(config.codec, link)
         if codec.rescale and codec.gate != "cosine":
             raise UserError(f"codec.{link}.rescale: only a cosine gate has what it takes, gate={codec.gate} has none")
-    frozen = config.codec.down_gradient.gate == "never"
-    if (config.codec.up_activation.gate == "once") != frozen:
+    if (config.codec.up_activation.gate == "once") == head_trains(config):
         raise UserError(
             "codec.up_activation.gate=once and codec.down_gradient.gate=never go together: "
             "what is sent once is right only while the head does not train (preset codec=frozen)"
@@ -243,6 +242,11 @@ def validate(config: Config) -> None:
     for key in ("lora.dropout", "model.dropout", "control.ddpg.discount"):
         if not 0 <= lookup(config, key) < 1:
             raise UserError(f"{key}={lookup(config, key)}: must be at least 0 and below 1")
+
+
+def head_trains(config: Config) -> bool:
+    """Whether a gradient comes down to the clients' heads."""
+    return config.codec.down_gradient.gate != "never"
 
 
 def gated_links(config: Config) -> list[str]:

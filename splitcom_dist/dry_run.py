@@ -13,6 +13,7 @@ from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.lora import adapter_parameters, insert_lora
 from splitcom_dist.models.sources import ModelSource, find_model
 from splitcom_dist.models.split import (
+    HELD_BY,
     Part,
     check_cut,
     outline_part,
@@ -25,8 +26,6 @@ from splitcom_dist.predict import LinkBytes, predict_adapters, predict_links
 from splitcom_dist.schedule import schedule_for
 from splitcom_dist.shards import check_length, training_shards
 from splitcom_dist.telemetry.summary import change, megabytes
-
-OWNED = {"client": ("head", "tail"), "server": ("body",), "aggregator": ("whole",)}
 
 
 def describe(config: Config) -> None:
@@ -52,7 +51,7 @@ def describe(config: Config) -> None:
 def _roles(config: Config, source: ModelSource, layout: Layout, parts: Mapping[str, Part]) -> Table:
     table = Table("rank", "blocks", "weights", "adapter", box=None, pad_edge=False, title_justify="left")
     table.title = "what each rank will hold"
-    owned = {role: [parts[name] for name in names if name in parts] for role, names in OWNED.items()}
+    owned = {role: [parts[name] for name in names if name in parts] for role, names in HELD_BY.items()}
     held = {role: _held(config, source, own) for role, own in owned.items()}
     for rank in range(layout.world_size):
         role = layout.role_of(rank)

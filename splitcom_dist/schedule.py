@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import TypeVar
 
-from splitcom_dist.config import Config
+from splitcom_dist.config import Config, head_trains
 from splitcom_dist.control.choice import decides_by_rounds
 from splitcom_dist.data.batching import epoch_order
 from splitcom_dist.layout import Layout
@@ -100,6 +100,6 @@ def schedule_for(config: Config, layout: Layout, shard_sizes: tuple[int, ...]) -
         config.train.epochs,
         config.fed.every,
         config.eval.every,
-        clients_train=config.codec.down_gradient.gate != "never" or config.model.tail_layers > 0,
+        clients_train=head_trains(config) or config.model.tail_layers > 0,
         decides_by_rounds=decides_by_rounds(config),
     )

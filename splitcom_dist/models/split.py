@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from splitcom_dist.config import Config
+from splitcom_dist.config import Config, head_trains
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.families import Family, decoder_of, family_of
 from splitcom_dist.models.sources import ModelSource, causal_lm_class
@@ -51,11 +51,13 @@ def parts_of(cut_layer: int, block_count: int, tail_layers: int) -> dict[str, Pa
     return parts | ({"tail": tail(block_count, tail_layers)} if tail_layers else {})
 
 
+HELD_BY = {"client": ("head", "tail"), "server": ("body",), "aggregator": ("whole",)}  # parts by role, if they exist
+
+
 def trained_by_clients(config: Config) -> list[str]:
     """The parts whose adapters clients train and average: a frozen head's only where there is nothing else."""
     tail = ["tail"] if config.model.tail_layers else []
-    head_trains = config.codec.down_gradient.gate != "never"
-    return ["head", *tail] if head_trains or not tail else tail
+    return ["head", *tail] if head_trains(config) or not tail else tail
 
 
 class AbsentBlock(nn.Module):

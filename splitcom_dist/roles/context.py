@@ -8,7 +8,7 @@ from splitcom_dist.codec.labels import max_label_bytes
 from splitcom_dist.codec.modes import modes_bytes
 from splitcom_dist.codec.quantize import QUANTIZERS
 from splitcom_dist.codec.wire import FRESH, MANIFEST_BYTES, RESYNC, Expected, Visit
-from splitcom_dist.config import Config, LinkCodecConfig
+from splitcom_dist.config import Config, LinkCodecConfig, head_trains
 from splitcom_dist.links import LINK_CODES, LINKS, STANDARD, links_of
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.schedule import Schedule
@@ -42,7 +42,7 @@ class Context:
 
     @property
     def head_trains(self) -> bool:
-        return self.config.codec.down_gradient.gate != "never"
+        return head_trains(self.config)
 
     @property
     def links(self) -> tuple[str, ...]:

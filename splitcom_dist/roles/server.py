@@ -5,6 +5,7 @@ What a wave is made of differs by shape: standard_server.py and u_server.py.
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -45,7 +46,7 @@ class Turn:
     waited: float = 0.0
 
 
-class ServerRole:
+class ServerRole(ABC):
     """The blocks behind the cut, and their adapters; `clients` are the logical clients it serves."""
 
     def __init__(
@@ -86,9 +87,9 @@ class ServerRole:
         finally:
             self.progress.close()
 
+    @abstractmethod
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
         """Every transfer of the clients of one wave; adapter gradients of their summed losses accumulate."""
-        raise NotImplementedError
 
     def step(self, step: int) -> None:
         """Serve every active client, then step on their gradients weighted by target tokens."""

@@ -10,7 +10,7 @@ from splitcom_dist.config import Config
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.lora import adapter_parameters, attach_lora, is_in_part
 from splitcom_dist.models.sources import ModelSource
-from splitcom_dist.models.split import Part, load_part, parts_of, tie_tail
+from splitcom_dist.models.split import HELD_BY, Part, load_part, parts_of, tie_tail
 from splitcom_dist.shards import training_shards, validation_samples
 from splitcom_dist.world import World
 
@@ -40,13 +40,8 @@ def load_share(config: Config, world: World, source: ModelSource) -> Share:
     """Load this rank's data and materialise its parts of the model."""
     role = world.layout.role_of(world.rank)
     cuts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
-    owned: dict[str, list[str]] = {
-        "client": [name for name in ("head", "tail") if name in cuts],
-        "server": ["body"],
-        "aggregator": ["whole"],
-    }
     dtype = getattr(torch, config.model.dtype)
-    models = {name: load_part(source, cuts[name], dtype) for name in owned[role]}
+    models = {name: load_part(source, cuts[name], dtype) for name in HELD_BY[role] if name in cuts}
     if "tail" in models:
         tie_tail(models["head"], models["tail"])
     for model in models.values():
