@@ -1,10 +1,9 @@
-"""The configuration: one typed schema, YAML files merged left to right, then dotted overrides."""
+"""The configuration: one typed schema. What no run could use, config_checks.py refuses."""
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from splitcom_dist.errors import UserError
-from splitcom_dist.links import LINKS, links_of
+from splitcom_dist.links import links_of
 
 
 @dataclass
@@ -46,6 +45,7 @@ class RolesConfig:
 class FedConfig:
     clients: int = 3  # logical clients, at least one a client rank
     every: int = 10  # steps from one averaging of client adapters to the next
+    adapter_quantizer: str = "none"  # of adapters on the wire: none (float32), or int8 with error feedback
 
 
 @dataclass
@@ -63,21 +63,44 @@ class TrainConfig:
 
 @dataclass
 class LinkCodecConfig:
-    gate: str = "always"  # always or cosine; up_activation also once, with down_gradient never: the head stays frozen
+    # always; cosine: by sample; activations also error: by position (ours), gradients also sampled: by position (ours);
+    # up_activation also once, with down_gradient never: the head stays frozen
+    gate: str = "always"
     theta: float = 0.98  # cosine gate: a sample more similar than this to its reference is skipped
     sketch_rows: int = 64  # rows k of the random projection
     rescale: bool = False  # a skipped token's reference is scaled to the token's length along it; 2 bytes a token
-    quantizer: str = "none"  # none, fp16 or int8
-    store_dtype: str = "bfloat16"  # of the receiver's references: bfloat16 or float32
+    tau: float = 0.1  # error gate: a position whose reference is off by at most this (relative L2) is skipped
+    refine: float = 0.5  # error gate: what is sent is quantized to so many tau
+    rounding: float = 0.5  # error gate: less than 1 - rounding steps becomes 0; 0.5 rounds to nearest
+    keep: float = 1.0  # sampled gate: expected share of the positions that is sent, heavy ones before light ones
+    predictor: str = "none"  # delta: a sample's later visits cross as changes (gate always)
+    quantizer: str = "none"  # none, fp16, int8, channels, low_rank or tiles
+    bits: int = 4  # an element: of channels, tiles, the factors of low_rank, and the sampled gate
+    low_rank: int = 16  # directions of low_rank
+    store_dtype: str = "bfloat16"  # of the references: bfloat16 or float32; error gate also int8
+    store: str = "ram"  # error gate: ram, or disk (under the run directory)
+    store_rows: int = 0  # error gate: most positions remembered, the least recently visited are forgotten; 0 = all
 
 
 @dataclass
 class CodecConfig:
     name: str = "none"
+    prefix_sharing: bool = True  # error gate: equal prefixes share references; the server learns which are equal
     up_activation: LinkCodecConfig = field(default_factory=LinkCodecConfig)
     down_activation: LinkCodecConfig = field(default_factory=LinkCodecConfig)  # U-shape only
     up_gradient: LinkCodecConfig = field(default_factory=LinkCodecConfig)  # U-shape only
     down_gradient: LinkCodecConfig = field(default_factory=LinkCodecConfig)
+
+
+@dataclass
+class RestConfig:
+    """When heads rest: the server goes on with stored references, and nothing of the head's two links crosses."""
+
+    policy: str = "never"  # never, every_k, freeze_after or gain
+    every: int = 2  # every_k: the head trains in one of so many epochs
+    epochs: int = 1  # freeze_after: the head trains in so many, tells its final activations, and rests for good
+    patience: int = 1  # gain: so many resting epochs without a gain of `least` wake the heads
+    least: float = 0.002  # gain: nats of validation loss an epoch that count as a gain
 
 
 @dataclass
@@ -145,6 +168,7 @@ class Config:
     fed: FedConfig = field(default_factory=FedConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
+    rest: RestConfig = field(default_factory=RestConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
@@ -152,106 +176,32 @@ class Config:
     transport: str = "gloo"
 
 
-CHOICES = {
-    "model.dtype": ("float32", "bfloat16"),
-    "data.overlong": ("truncate", "drop", "error"),
-    "data.partition": ("iid",),
-    "train.optimizer": ("adamw", "sgd"),
-    "train.schedule": ("linear", "cosine", "constant"),
-    **{f"codec.{link}.gate": ("always", "cosine") for link in ("down_activation", "up_gradient")},
-    "codec.up_activation.gate": ("always", "once", "cosine"),
-    "codec.down_gradient.gate": ("always", "never", "cosine"),
-    **{f"codec.{link}.quantizer": ("none", "fp16", "int8") for link in LINKS},
-    **{f"codec.{link}.store_dtype": ("bfloat16", "float32") for link in LINKS},
-    "control.name": ("fixed", "bang_bang", "ddpg", "byte_budget"),
-    "control.ddpg.every": ("round", "epoch"),
-    "telemetry.baseline_dtype": ("float16", "float32"),
-    "transport": ("gloo",),
-}
-AT_LEAST = {
-    "model.cut_layer": 1,
-    "model.tail_layers": 0,
-    "lora.rank": 1,
-    "data.max_length": 8,
-    "data.train_samples": 1,
-    "data.validation_samples": 1,
-    "roles.client_ranks": 1,
-    "roles.server_ranks": 1,
-    "fed.clients": 1,
-    "fed.every": 1,
-    "train.epochs": 1,
-    "train.batch_size": 1,
-    "train.lr": 0,
-    "train.weight_decay": 0,
-    "train.warmup_steps": 0,
-    "train.max_grad_norm": 0,
-    "train.seed": 0,
-    **{f"codec.{link}.sketch_rows": 1 for link in LINKS},
-    "control.bang_bang.tolerance": 0,
-    "control.bang_bang.release": 0,
-    "control.ddpg.quality_weight": 0,
-    "control.ddpg.discount": 0,
-    "control.ddpg.noise": 0,
-    "control.ddpg.noise_decay": 0,
-    "control.ddpg.updates": 0,
-    "control.byte_budget.megabytes": 0,
-    "eval.every": 1,
-    "eval.batch_size": 1,
-    "runtime.timeout_seconds": 1,
-    "runtime.threads": 0,
-}
-
-
-def validate(config: Config) -> None:
-    """Raise UserError for the first value that no run could use; names the key and the mend."""
-    for key, choices in CHOICES.items():
-        if (value := lookup(config, key)) not in choices:
-            raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
-    for key, least in AT_LEAST.items():
-        value = lookup(config, key)
-        if value is not None and not value >= least:
-            raise UserError(f"{key}={value}: must be at least {least}")
-    if config.fed.clients < config.roles.client_ranks:
-        raise UserError(
-            f"fed.clients={config.fed.clients} is fewer than roles.client_ranks={config.roles.client_ranks}: "
-            "every client rank needs a logical client; raise fed.clients or lower roles.client_ranks"
-        )
-    if config.roles.server_ranks != 1:
-        raise UserError(f"roles.server_ranks={config.roles.server_ranks}: one server rank is supported, set 1")
-    if "{client}" in (config.data.path or "") and config.data.validation_path is None:
-        raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
-    thetas = [f"codec.{link}.theta" for link in LINKS]
-    bounds = [f"control.{kind}.{bound}" for kind in ("activation", "gradient") for bound in ("low", "high")]
-    for key in (*thetas, *bounds):
-        if not -1 <= lookup(config, key) <= 1:
-            raise UserError(f"{key}={lookup(config, key)}: a cosine lies between -1 and 1")
-    for low, high in (bounds[:2], bounds[2:], ("control.bang_bang.release", "control.bang_bang.tolerance")):
-        if lookup(config, low) > lookup(config, high):
-            raise UserError(f"{low}={lookup(config, low)}: must not exceed {high}={lookup(config, high)}")
-    if config.control.name != "fixed" and not gated_links(config):
-        raise UserError(f"control.name={config.control.name}: codec {config.codec.name} has no threshold to move")
-    for link in LINKS:
-        codec = getattr(config.codec, link)
-        if codec.rescale and codec.gate != "cosine":
-            raise UserError(f"codec.{link}.rescale: only a cosine gate has what it takes, gate={codec.gate} has none")
-    if (config.codec.up_activation.gate == "once") == head_trains(config):
-        raise UserError(
-            "codec.up_activation.gate=once and codec.down_gradient.gate=never go together: "
-            "what is sent once is right only while the head does not train (preset codec=frozen)"
-        )
-    for key in ("lora.dropout", "model.dropout", "control.ddpg.discount"):
-        if not 0 <= lookup(config, key) < 1:
-            raise UserError(f"{key}={lookup(config, key)}: must be at least 0 and below 1")
-
-
 def head_trains(config: Config) -> bool:
-    """Whether a gradient comes down to the clients' heads."""
-    return config.codec.down_gradient.gate != "never"
+    """Whether a gradient ever comes down to the clients' heads."""
+    never = config.rest.policy == "freeze_after" and config.rest.epochs == 0
+    return config.codec.down_gradient.gate != "never" and not never
+
+
+def names_samples(config: Config) -> bool:
+    """Whether a server keeps the list of a client's samples: for keys of their positions, or to go on without it."""
+    return bool(keyed_links(config)) or config.rest.policy != "never"
 
 
 def gated_links(config: Config) -> list[str]:
     """The links of the run's shape whose gate has a threshold, in the order of a step."""
-    return [link for link in links_of(config.model.tail_layers) if lookup(config.codec, link).gate == "cosine"]
+    links = links_of(config.model.tail_layers)
+    return [link for link in links if lookup(config.codec, link).gate in ("cosine", "error")]
+
+
+def threshold_of(codec: LinkCodecConfig) -> float:
+    """A link's threshold as a cosine: at equal norms a relative error tau is a cosine of 1 - tau^2 / 2."""
+    return 1 - codec.tau**2 / 2 if codec.gate == "error" else codec.theta
+
+
+def keyed_links(config: Config) -> list[str]:
+    """The links of the run's shape whose references are kept by position, so that batches need keys."""
+    links = links_of(config.model.tail_layers)
+    return [link for link in links if lookup(config.codec, link).gate == "error"]
 
 
 def bounds_of(config: Config, link: str) -> Bounds:

@@ -7,8 +7,9 @@ import torch
 
 from splitcom_dist.codec.labels import max_label_bytes
 from splitcom_dist.codec.modes import modes_bytes
+from splitcom_dist.codec.prefix import max_manifest_bytes
 from splitcom_dist.codec.quantize import QUANTIZERS
-from splitcom_dist.codec.wire import HEADER, MANIFEST_BYTES
+from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.config import Config, LinkCodecConfig
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import links_of
@@ -63,7 +64,7 @@ def _predict(
     fixed = epochs * sum(HEADER.size + modes_bytes(codec, size, skipped=0) for size in batches)
     gains = modes_bytes(codec, 0, skipped=positions)
     if link == "up_activation":
-        fixed += epochs * len(samples) * MANIFEST_BYTES
+        fixed += epochs * len(samples) * max_manifest_bytes(1) // 2
         if not config.model.tail_layers:
             targets = sum(len(sample.tokens) - sample.target_start for sample in samples)
             fixed += max_label_bytes(len(samples), targets, source.vocabulary)

@@ -34,6 +34,10 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
+    def references(self, client: int, link: str, side: str) -> Path:
+        """Where one end of a client's link keeps its references, if on disk."""
+        return self.root / "references" / f"client_{client:05d}_{link}_{side}"
+
     def rank_log(self, rank: int) -> Path:
         return self.root / "log" / f"rank_{rank:05d}.log"
 

@@ -4,12 +4,13 @@ Both ends of every edge walk the same turns in the same order, so no transfer ca
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from typing import TypeVar
 
-from splitcom_dist.config import Config, head_trains
+from splitcom_dist.attendance import Attendance, Mode
+from splitcom_dist.config import Config, RestConfig, head_trains
 from splitcom_dist.control.choice import decides_by_rounds
 from splitcom_dist.data.batching import epoch_order
 from splitcom_dist.layout import Layout
@@ -28,7 +29,9 @@ class Schedule:
     round_steps: int  # fed.every: steps between two averagings
     eval_epochs: int  # eval.every: epochs between two evaluations
     clients_train: bool = True  # some of their adapters, so that these are averaged
+    tails_train: bool = False  # the clients' tails, in epochs in which their heads do not
     decides_by_rounds: bool = False  # thresholds move after every round, not only after evaluations
+    attendance: Attendance = field(default_factory=lambda: Attendance(RestConfig()))
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -42,6 +45,10 @@ class Schedule:
     def epoch_of(self, step: int) -> int:
         """The epoch of a step; -1 for step -1, the model before training."""
         return step // self.steps_per_epoch
+
+    def mode(self, step: int) -> Mode:
+        """What the clients' heads do in this step."""
+        return self.attendance.mode(self.epoch_of(step))
 
     def active_clients(self, step: int) -> list[int]:
         """Logical clients that give a batch to this step, in the order of their turns."""
@@ -70,7 +77,8 @@ class Schedule:
 
     def averages_after(self, step: int) -> bool:
         """Whether client adapters are averaged after this step; always at the end of an epoch, if they train."""
-        return self.clients_train and self._ends_round(step)
+        trains = self.tails_train or (self.clients_train and self.mode(step) is Mode.TRAIN)
+        return trains and self._ends_round(step)
 
     def evaluates_after(self, step: int) -> bool:
         """Whether the aggregator evaluates after this step; always after the last one."""
@@ -101,5 +109,7 @@ def schedule_for(config: Config, layout: Layout, shard_sizes: tuple[int, ...]) -
         config.fed.every,
         config.eval.every,
         clients_train=head_trains(config) or config.model.tail_layers > 0,
+        tails_train=config.model.tail_layers > 0,
+        attendance=Attendance(config.rest),
         decides_by_rounds=decides_by_rounds(config),
     )

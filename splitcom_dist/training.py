@@ -1,5 +1,6 @@
 """What client and server do alike with their adapters: optimizer, learning-rate schedule, clipping."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +33,13 @@ class AdapterOptimizer:
     @property
     def lr(self) -> float:
         return float(self._schedule.get_last_lr()[0])
+
+    def rest(self) -> None:
+        """Advance the schedule alone, and drop what gradients there are."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch takes a schedule ahead of its optimizer for a slip
+            self._schedule.step()
+        self._optimizer.zero_grad()
 
     def step(self) -> None:
         """Clip, step, advance the schedule, and clear the gradients."""

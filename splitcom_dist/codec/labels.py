@@ -50,6 +50,10 @@ class LabelCache:
         self._targets |= fresh
         return [self._targets[sample] for sample in samples]
 
+    def recall(self, samples: list[int]) -> list[Tensor]:
+        """Target ids of samples that came before; KeyError for any other."""
+        return [self._targets[sample] for sample in samples]
+
     def _parse(self, raw: bytes, samples: list[int], lengths: Tensor) -> dict[int, Tensor]:
         if len(raw) < 2 * len(samples):
             raise WireError(f"labels: {len(raw)} bytes cannot hold {len(samples)} counts")

@@ -8,7 +8,6 @@ import struct
 import zlib
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +15,11 @@ from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINKS
 
 MAGIC = 0x53504C4954434F4D  # "SPLITCOM"
-VERSION = 2
-SECTIONS = ("manifest", "labels", "modes", "scales", "symbols")
+VERSION = 3
+SECTIONS = ("manifest", "labels", "side", "modes", "scales", "symbols")
 FIELDS = (
     "magic", "version", "link", "step", "client", "flags", "samples", "tokens", "targets", "n_i", "n_p", "n_s",
+    "n_c",
     *(f"{section}_bytes" for section in SECTIONS), "store_digest", "answer_digest", "body_crc", "header_crc",
 )  # fmt: skip
 HEADER = struct.Struct(f"<{len(FIELDS)}q")
@@ -44,6 +44,7 @@ class Header:
     n_i: int = 0
     n_p: int = 0
     n_s: int = 0
+    n_c: int = 0
     flags: int = 0
     store_digest: int = 0
     answer_digest: int = 0
@@ -76,18 +77,6 @@ class Expected:
 
     def error(self, field: str, reason: str) -> WireError:
         return WireError(f"{self.peer}, {LINKS[self.link]}, step {self.step}: {field}: {reason}")
-
-
-@dataclass(frozen=True, eq=False)
-class Visit:
-    """One batch as both ends name it: B distinct sample ids, and how many positions each has (B,)."""
-
-    samples: list[int]
-    lengths: Tensor
-
-    @property
-    def tokens(self) -> int:
-        return int(self.lengths.sum())
 
 
 def pack(header: Header, sections: dict[str, Tensor]) -> Tensor:
@@ -130,28 +119,6 @@ def parse_body(header: Header, body: Tensor, expected: Expected) -> dict[str, Te
     return dict(zip(SECTIONS, body.split(list(header.section_bytes)), strict=True))
 
 
-def pack_manifest(visit: Visit) -> Tensor:
-    """Which samples follow, and how many positions each has: uint32 ids, then uint16 lengths."""
-    ids = np.asarray(visit.samples, dtype="<u4").tobytes()
-    return torch.frombuffer(bytearray(ids + visit.lengths.numpy().astype("<u2").tobytes()), dtype=torch.uint8)
-
-
-def parse_manifest(header: Header, manifest: Tensor, expected: Expected) -> Visit:
-    """The batch, whose lengths make up the header's token count. Raises WireError."""
-    if len(manifest) != MANIFEST_BYTES * header.samples or not header.samples:
-        raise expected.error("manifest", f"{len(manifest)} bytes for {header.samples} samples")
-    raw = manifest.numpy().tobytes()
-    samples = np.frombuffer(raw, "<u4", header.samples).tolist()
-    lengths = np.frombuffer(raw, "<u2", header.samples, offset=4 * header.samples).astype(np.int64)
-    if len(set(samples)) != len(samples):
-        raise expected.error("manifest", "a sample id stands twice")
-    if lengths.sum() != header.tokens or not lengths.all():
-        raise expected.error("manifest", f"lengths {lengths.tolist()} do not make {header.tokens} tokens")
-    return Visit(samples, torch.from_numpy(lengths))
-
-
-MANIFEST_BYTES = 6  # a sample
-
 _NOTHING = torch.empty(0, dtype=torch.uint8)
 
 
@@ -163,6 +130,7 @@ def _check_ranges(values: dict[str, int], expected: Expected) -> None:
         "n_i": values["tokens"],
         "n_p": values["tokens"],
         "n_s": values["tokens"],
+        "n_c": values["tokens"],
         "body_crc": 2**32 - 1,
     }
     for field, limit in limits.items():
@@ -170,13 +138,11 @@ def _check_ranges(values: dict[str, int], expected: Expected) -> None:
             raise expected.error(field, f"{values[field]} is not within 0 and {limit}")
     if values["flags"] & ~expected.flags:
         raise expected.error("flags", f"{values['flags']} is not allowed here")
-    if values["n_i"] + values["n_p"] + values["n_s"] != values["tokens"]:
+    if values["n_i"] + values["n_p"] + values["n_s"] + values["n_c"] != values["tokens"]:
         raise expected.error("n_i", "frame counts do not add up to the tokens")
     for field, size in zip(("scales_bytes", "symbols_bytes"), expected.intra_bytes or (), strict=False):
         if values[field] != size * values["n_i"]:
             raise expected.error(field, f"{values[field]} for {values['n_i']} positions of {size} bytes")
-    if values["manifest_bytes"] not in (0, MANIFEST_BYTES * values["samples"]):
-        raise expected.error("manifest_bytes", f"{values['manifest_bytes']} for {values['samples']} samples")
 
 
 def _header_bytes(header: Header) -> bytes:

@@ -11,7 +11,7 @@ from collections import deque
 
 from torch import Tensor
 
-from splitcom_dist.config import Config, bounds_of, gated_links
+from splitcom_dist.config import Config, bounds_of, gated_links, threshold_of
 from splitcom_dist.control.controller import Decision, LinkUse, Observation
 
 EVERYTHING_KNOWN = -1.0  # a threshold that no cosine fails: only first visits are sent
@@ -35,7 +35,7 @@ class ByteBudget:
 
     def __init__(self, config: Config) -> None:
         links = gated_links(config)
-        self._tolerances = {link: math.sqrt(2 - 2 * getattr(config.codec, link).theta) for link in links}
+        self._tolerances = {link: math.sqrt(2 - 2 * threshold_of(getattr(config.codec, link))) for link in links}
         self._bounds = {link: bounds_of(config, link) for link in links}
         self._budget = config.control.byte_budget.megabytes * 1e6
         self._spent = self._progress = 0.0

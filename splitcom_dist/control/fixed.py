@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from splitcom_dist.config import Config, gated_links
+from splitcom_dist.config import Config, gated_links, threshold_of
 from splitcom_dist.control.controller import Decision, Observation
 
 
@@ -10,7 +10,7 @@ class Fixed:
     name = "fixed"
 
     def __init__(self, config: Config) -> None:
-        self._thetas = {link: getattr(config.codec, link).theta for link in gated_links(config)}
+        self._thetas = {link: threshold_of(getattr(config.codec, link)) for link in gated_links(config)}
 
     def decide(self, observation: Observation) -> list[Decision]:
         """The configured threshold, whatever was observed."""

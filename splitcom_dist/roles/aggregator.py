@@ -10,16 +10,17 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from splitcom_dist.comm.reduce import receive_vector, weighted_mean
+from splitcom_dist.comm.reduce import make_averaging, make_receiving
 from splitcom_dist.control.choice import make_controller
 from splitcom_dist.control.controller import Observation
+from splitcom_dist.control.rest import Gain
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.metrics.perplexity import Perplexity, perplexity
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.verdicts import Reports, announce_verdict
 from splitcom_dist.run_directory import RunDirectory, save_tensors
-from splitcom_dist.telemetry.records import record_evaluation, record_round, record_threshold
+from splitcom_dist.telemetry.records import record_evaluation, record_event, record_round, record_threshold
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,12 @@ class AggregatorRole:
         self.directory = directory
         self.reports = Reports(context)
         self._adapter = flatten(whole.of_clients)
+        quantizer, of_servers = context.config.fed.adapter_quantizer, flatten(whole.of_servers)
+        self.averaging = make_averaging(quantizer, self._adapter)
+        servers = context.world.layout.server_ranks
+        self.receiving = {server: make_receiving(quantizer, of_servers) for server in servers}
         self.controller = make_controller(context.config)
+        self.rest = Gain(context.config.rest) if context.config.rest.policy == "gain" else None
         self.untuned: Perplexity | None = None
         self.tuned: Perplexity | None = None
 
@@ -74,8 +80,7 @@ class AggregatorRole:
         clients = list(world.layout.client_ranks)
         world.wait_for(f"round/{step}", clients, f"the averaging after step {step}")
         started = time.perf_counter()
-        silent = torch.zeros(sum(parameter.numel() for parameter in self.whole.of_clients))
-        mean, weight, size = weighted_mean(silent, 0.0, world.averaging_group)
+        mean, weight, size = self.averaging.mean(None, 0.0, world.averaging_group)
         unflatten_into(mean, self.whole.of_clients)
         self.context.ledger.adapters(size)
         epoch = self.context.schedule.epoch_of(step)
@@ -84,10 +89,9 @@ class AggregatorRole:
     def collect_server_adapters(self, step: int) -> None:
         """Receive the adapter of the body; all servers hold the same one."""
         world = self.context.world
-        length = sum(parameter.numel() for parameter in self.whole.of_servers)
         for server in world.layout.server_ranks:
             world.wait_for(f"adapter/{server}/{step}", [server], f"the adapter of the server after step {step}")
-            vector = receive_vector(length, server, world.server_groups[server])
+            vector = self.receiving[server].receive(server, world.server_groups[server])
             unflatten_into(vector, self.whole.of_servers)
 
     def evaluate(self, step: int) -> Perplexity:
@@ -122,7 +126,12 @@ class AggregatorRole:
         decisions = self.controller.decide(observation)
         for decision in decisions:
             record_threshold(self.context.log, step, epoch, self.controller.name, decision)
-        announce_verdict(self.context, step, result, decisions)
+        mode = None
+        if self.rest is not None:
+            mode, reason = self.rest.decide(observation)
+            if reason:
+                record_event(self.context.log, step, "rest", reason)
+        announce_verdict(self.context, step, result, decisions, mode)
         if memory := self.controller.checkpoint():
             save_tensors(self.directory.checkpoints / f"{self.controller.name}.safetensors", memory)
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from splitcom_dist.codec.codec import Decoder, Encoder
+from splitcom_dist.codec.ends import make_decoder, make_encoder
 from splitcom_dist.codec.labels import LabelSender
+from splitcom_dist.codec.prefix import KeyBook, PrefixTree
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.comm.torch_p2p import TorchTransport
+from splitcom_dist.config import keyed_links, names_samples
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import is_upward
 from splitcom_dist.models.split import trained_by_clients
@@ -32,26 +34,33 @@ def build_role(context: Context, share: Share, directory: RunDirectory) -> Role:
     """The role of this rank, ready to run."""
     role = context.world.layout.role_of(context.world.rank)
     if role == "client":
-        return _client(context, share)
+        return _client(context, share, directory)
     if role == "server":
-        return _server(context, share)
+        return _server(context, share, directory)
     return _aggregator(context, share, directory)
 
 
-def _client(context: Context, share: Share) -> ClientRole:
+def _client(context: Context, share: Share, directory: RunDirectory) -> ClientRole:
     world = context.world
     edge = _edge(context, world.rank, peer=world.layout.server_of(world.rank))
     trained = [parameter for part in trained_by_clients(context.config) for parameter in share.adapter(part)]
-    clients = [_logical_client(context, number, samples, trained, edge) for number, samples in share.shards.items()]
+    clients = [
+        _logical_client(context, number, samples, trained, edge, directory) for number, samples in share.shards.items()
+    ]
     if "tail" in share.parts:
         return UClientRole(context, share.parts["head"], share.parts["tail"], edge, clients)
     return ClientRole(context, share.parts["head"], edge, clients)
 
 
 def _logical_client(
-    context: Context, number: int, samples: Sequence[Sample], trained: Sequence[nn.Parameter], edge: Edge
+    context: Context,
+    number: int,
+    samples: Sequence[Sample],
+    trained: Sequence[nn.Parameter],
+    edge: Edge,
+    directory: RunDirectory,
 ) -> LogicalClient:
-    outgoing, incoming = _flows(context, number, edge, sends_up=True)
+    outgoing, incoming = _flows(context, number, edge, directory, sends_up=True)
     return LogicalClient(
         number,
         samples,
@@ -60,10 +69,13 @@ def _logical_client(
         outgoing,
         incoming,
         None if context.config.model.tail_layers else LabelSender(context.source.vocabulary),
+        PrefixTree(context.config.codec.prefix_sharing and bool(keyed_links(context.config)))
+        if names_samples(context.config)
+        else None,
     )
 
 
-def _server(context: Context, share: Share) -> ServerRole:
+def _server(context: Context, share: Share, directory: RunDirectory) -> ServerRole:
     world, layout = context.world, context.world.layout
     edges = {
         client_rank: _edge(context, client_rank, peer=client_rank)
@@ -74,8 +86,9 @@ def _server(context: Context, share: Share) -> ServerRole:
     for number in range(layout.clients):
         if layout.rank_of(number) in edges:
             edge = edges[layout.rank_of(number)]
-            outgoing, incoming = _flows(context, number, edge, sends_up=False)
-            clients[number] = ServedClient(number, edge, incoming, outgoing)
+            outgoing, incoming = _flows(context, number, edge, directory, sends_up=False)
+            book = KeyBook() if names_samples(context.config) else None
+            clients[number] = ServedClient(number, edge, incoming, outgoing, book)
     progress = make_progress(context.config.telemetry.progress and world.rank == layout.server_ranks[0])
     kind = UServerRole if context.config.model.tail_layers else StandardServerRole
     return kind(context, share.parts["body"], share.adapter("body"), clients, progress)
@@ -97,15 +110,21 @@ def _edge(context: Context, client_rank: int, peer: int) -> Edge:
 
 
 def _flows(
-    context: Context, client: int, edge: Edge, *, sends_up: bool
+    context: Context, client: int, edge: Edge, directory: RunDirectory, *, sends_up: bool
 ) -> tuple[Mapping[str, Outgoing], Mapping[str, Incoming]]:
     """This rank's ends of a client's links, by name: those it sends on, and those it receives on."""
     outgoing, incoming = {}, {}
     for link in context.links:
         codec = getattr(context.config.codec, link)
         if is_upward(link) == sends_up:
-            encoder = Encoder(codec, context.width, context.dtype, seed=context.seed_of(client, link))
+            seed = context.seed_of(client, link)
+            encoder = make_encoder(
+                codec, context.width, context.dtype, seed, directory.references(client, link, "sent")
+            )
             outgoing[link] = Outgoing(context, edge, link, client, encoder)
         else:
-            incoming[link] = Incoming(context, edge, link, client, Decoder(codec, context.width, context.dtype))
+            folder = directory.references(client, link, "received")
+            incoming[link] = Incoming(
+                context, edge, link, client, make_decoder(codec, context.width, context.dtype, folder)
+            )
     return outgoing, incoming

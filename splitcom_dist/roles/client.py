@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.ragged import to_ragged
-from splitcom_dist.codec.wire import Visit
+from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.link import Edge
-from splitcom_dist.comm.reduce import weighted_mean
+from splitcom_dist.comm.reduce import make_averaging
 from splitcom_dist.data.batching import Batch, collate
+from splitcom_dist.data.tokens import Sample
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.models.split import forward_blocks
@@ -32,6 +34,7 @@ class ClientRole:
         self.head = head
         self.edge = edge
         self.clients = {client.id: client for client in clients}
+        self.averaging = make_averaging(context.config.fed.adapter_quantizer, flatten(clients[0].adapter))
 
     @property
     def holds(self) -> nn.Module:
@@ -55,18 +58,17 @@ class ClientRole:
     def train(self, client: LogicalClient, step: int) -> None:
         """One batch of one logical client: head forward, exchange with the server, head backward, optimizer step."""
         started, waited = time.perf_counter(), self.edge.waited
-        batch = collate(self.context.schedule.batch(client.samples, client.id, step, self.context.config.train.seed))
+        samples = self.context.schedule.batch(client.samples, client.id, step, self.context.config.train.seed)
+        batch = collate(samples)
         targets = sum(map(len, batch.targets))
         lr = client.optimizer.lr
         client.enter()
-        activation = self.forward_head(client, batch)
-        loss, gradient = self.exchange(client, batch, activation, step)
-        if gradient is not None:
-            assert activation is not None
-            activation.backward(gradient)
-        if self.context.schedule.clients_train:
+        loss = self.turn(client, samples, batch, step)
+        if self.trains(step):
             client.step(targets)
-        client.weight += targets
+            client.weight += targets
+        else:
+            client.rest()
         waited = self.edge.waited - waited
         tokens = int(batch.lengths.sum())
         self.context.ledger.trained(tokens)
@@ -83,50 +85,66 @@ class ClientRole:
             wait=waited,
         )
 
-    def exchange(
-        self, client: LogicalClient, batch: Batch, activation: Tensor | None, step: int
-    ) -> tuple[float, Tensor | None]:
-        """What lies beyond the cut: summed loss (NaN: the server's to know), and its gradient at the cut (T, d).
+    def trains(self, step: int) -> bool:
+        """Whether a client steps its adapters after this batch."""
+        return self.context.head_trains(step)
 
-        The gradient is None where the head does not train.
-        """
-        packet = self.ask(client, batch, activation, "down_gradient", step)
-        return math.nan, client.incoming["down_gradient"].decode(packet)
+    def turn(self, client: LogicalClient, samples: Sequence[Sample], batch: Batch, step: int) -> float:
+        """A batch through the cut and back; adapter gradients accumulate. Returns the summed loss (NaN: the
+        server's to know)."""
+        if self.context.schedule.mode(step) is Mode.REST:  # the server goes on with what it has
+            visit = client.visit(samples)
+            client.outgoing["up_activation"].spare(step, visit)
+            client.incoming["down_gradient"].spare(step, visit)
+            return math.nan
+        activation, packet = self.open(client, samples, batch, "down_gradient", step)
+        if self.context.head_trains(step):
+            gradient = client.incoming["down_gradient"].decode(packet)
+            assert activation is not None and gradient is not None
+            activation.backward(gradient)
+        else:
+            client.incoming["down_gradient"].book(packet)
+        return math.nan
 
-    def forward_head(self, client: LogicalClient, batch: Batch) -> Tensor | None:
-        """The head's activation at real positions (T, d); None if nothing of it would be sent."""
-        if not client.outgoing["up_activation"].encoder.needs_values(batch.samples):
-            return None
-        with torch.set_grad_enabled(self.context.head_trains):
-            return to_ragged(forward_blocks(self.head, input_ids=batch.input_ids), batch.lengths)
-
-    def ask(self, client: LogicalClient, batch: Batch, activation: Tensor | None, link: str, step: int) -> Packet:
-        """Send the activation and wait for the answer on `link`; if the server's references differ, send it anew."""
-        visit = Visit(batch.samples, batch.lengths)
-        self.send_activation(client, batch, activation, link, step)
+    def open(
+        self, client: LogicalClient, samples: Sequence[Sample], batch: Batch, link: str, step: int
+    ) -> tuple[Tensor | None, Packet]:
+        """Send the head's activation (T, d) and wait for the answer on `link`; if the server's references differ,
+        send it anew. The activation is None if nothing of it was to be sent."""
+        visit = client.visit(samples)
+        activation = self.forward_head(client, batch, visit, step)
+        self.send_activation(client, batch, visit, activation, link, step)
         packet = client.incoming[link].receive(step, visit)
         if packet.asks_for_resync:
-            client.incoming[link].decode(packet)
+            client.incoming[link].book(packet)
             reason = f"the server's store of client {client.id} differed; sending I frames again"
             record_event(self.context.log, step, "resync", reason)
             client.forget_sent()
-            activation = self.forward_head(client, batch) if activation is None else activation
-            self.send_activation(client, batch, activation, link, step)
+            visit = client.visit(samples)
+            activation = self.forward_head(client, batch, visit, step) if activation is None else activation
+            self.send_activation(client, batch, visit, activation, link, step)
             packet = client.incoming[link].receive(step, visit)
             if packet.asks_for_resync:
                 raise WireError(f"{self.edge.peer}, step {step}: store_digest: differs even after a resync")
-        return packet
+        return activation, packet
+
+    def forward_head(self, client: LogicalClient, batch: Batch, visit: Visit, step: int) -> Tensor | None:
+        """The head's activation at real positions (T, d); None if nothing of it would be sent."""
+        if not client.outgoing["up_activation"].encoder.needs_values(visit):
+            return None
+        with torch.set_grad_enabled(self.context.head_trains(step)):
+            return to_ragged(forward_blocks(self.head, input_ids=batch.input_ids), batch.lengths)
 
     def send_activation(
-        self, client: LogicalClient, batch: Batch, activation: Tensor | None, answer: str, step: int
+        self, client: LogicalClient, batch: Batch, visit: Visit, activation: Tensor | None, answer: str, step: int
     ) -> None:
-        """Encode and send one batch; in the standard shape with the labels that the server has not had."""
+        """Encode and send one batch, with the words that name it."""
         client.outgoing["up_activation"].send(
             step,
-            Visit(batch.samples, batch.lengths),
+            visit,
             activation,
             answer_digest=client.incoming[answer].decoder.store.digest,
-            labels=None if client.labels is None else client.labels.pack(batch.samples, batch.targets),
+            also=client.introduce(visit, batch.targets),
         )
 
     def average(self, step: int) -> None:
@@ -136,7 +154,7 @@ class ClientRole:
         started = time.perf_counter()
         weighted = torch.stack([client.weight * flatten(client.adapter) for client in clients]).sum(dim=0)
         weight = sum(client.weight for client in clients)
-        mean, total, size = weighted_mean(weighted, weight, world.averaging_group)
+        mean, total, size = self.averaging.mean(weighted / weight, weight, world.averaging_group)
         for client in clients:
             unflatten_into(mean, client.adapter)
             client.weight = 0

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
+from splitcom_dist.attendance import Mode
+from splitcom_dist.codec.frames import Decoder
 from splitcom_dist.codec.labels import max_label_bytes
-from splitcom_dist.codec.modes import modes_bytes
-from splitcom_dist.codec.quantize import QUANTIZERS
-from splitcom_dist.codec.wire import FRESH, MANIFEST_BYTES, RESYNC, Expected, Visit
-from splitcom_dist.config import Config, LinkCodecConfig, head_trains
+from splitcom_dist.codec.prefix import max_manifest_bytes
+from splitcom_dist.codec.visit import Visit
+from splitcom_dist.codec.wire import FRESH, RESYNC, Expected
+from splitcom_dist.config import Config, head_trains
 from splitcom_dist.links import LINK_CODES, LINKS, STANDARD, links_of
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.schedule import Schedule
@@ -40,21 +42,21 @@ class Context:
         """Of the random projection of one client's link."""
         return (self.config.train.seed * 1_000_003 + client) * len(LINKS) + LINK_CODES[link]
 
-    @property
-    def head_trains(self) -> bool:
-        return head_trains(self.config)
+    def head_trains(self, step: int) -> bool:
+        """Whether a gradient comes down to the heads in this step."""
+        return head_trains(self.config) and self.schedule.mode(step) is Mode.TRAIN
 
     @property
     def links(self) -> tuple[str, ...]:
         """The links of the run's shape, in the order of a step."""
         return links_of(self.config.model.tail_layers)
 
-    def expected(self, link: str, peer: str, client: int, step: int, visit: Visit | None) -> Expected:
+    def expected(self, link: str, decoder: Decoder, peer: str, client: int, step: int, visit: Visit | None) -> Expected:
         """Limits of a packet: that of the batch at hand, or for the first of a step (None) of the largest batch."""
         samples = len(visit.samples) if visit else self.config.train.batch_size
         tokens = visit.tokens if visit else samples * (self.config.data.max_length - 1)
-        codec: LinkCodecConfig = getattr(self.config.codec, link)
         opens, labelled = link == self.links[0], self.links == STANDARD
+        limits = decoder.limits(samples, tokens)
         return Expected(
             peer,
             LINK_CODES[link],
@@ -63,17 +65,14 @@ class Context:
             samples,
             tokens,
             (
-                MANIFEST_BYTES * samples if opens else 0,
+                max_manifest_bytes(samples) if opens else 0,
                 max_label_bytes(samples, tokens, self.source.vocabulary) if opens and labelled else 0,
-                modes_bytes(codec, samples, tokens),
-                *(self._rows(codec, tokens) if codec.gate != "never" else (0, 0)),
+                limits.side,
+                limits.modes,
+                limits.scales,
+                limits.symbols,
             ),
             max_targets=tokens if link == "up_gradient" else 0,
             flags=0 if opens else FRESH | (RESYNC if link == self.links[1] else 0),
-            intra_bytes=self._rows(codec, 1),
+            intra_bytes=limits.intra,
         )
-
-    def _rows(self, codec: LinkCodecConfig, tokens: int) -> tuple[int, int]:
-        """Bytes of scales and symbols of so many I positions."""
-        quantizer = QUANTIZERS[codec.quantizer](self.dtype)
-        return quantizer.scale_bytes(tokens), quantizer.symbol_bytes(tokens, self.width)

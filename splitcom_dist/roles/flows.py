@@ -1,13 +1,18 @@
 """The two ends of one link of one logical client: values in, packets out, and the reverse; every packet is booked."""
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from splitcom_dist.codec.codec import Decoder, Encoder
+from splitcom_dist.codec.frames import Decoder, Encoder
 from splitcom_dist.codec.gate import Drift
-from splitcom_dist.codec.wire import FRESH, RESYNC, Expected, Header, Visit, pack_manifest, parse_manifest
+from splitcom_dist.codec.prefix import KeyBook, parse_manifest
+from splitcom_dist.codec.visit import Visit
+from splitcom_dist.codec.wire import FRESH, RESYNC, Expected, Header
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINK_CODES
@@ -34,12 +39,13 @@ class Outgoing:
         *,
         peer_digest: int | None = None,
         answer_digest: int = 0,
-        labels: Tensor | None = None,
         targets: int = 0,
+        also: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Encode rows (T, d) of a batch and send them; `values` may be None where `encoder.needs_values` is False.
+        """Encode rows (T, d) of a batch and send them, with the sections `also`.
 
-        `peer_digest` is the receiver's store as it has just told; where ours is another, both begin afresh.
+        `values` may be None where `encoder.needs_values` is False. `peer_digest` is the receiver's store as it has
+        just told; where ours is another, both begin afresh.
         """
         started = time.perf_counter()
         flags = 0
@@ -48,7 +54,7 @@ class Outgoing:
             self.encoder.store.clear()
             flags = FRESH
         digest = self.encoder.store.digest
-        frames = self.encoder.encode(None if values is None else values.detach(), visit.samples, visit.lengths)
+        frames = self.encoder.encode(None if values is None else values.detach(), visit)
         header = Header(
             link=LINK_CODES[self.link],
             step=step,
@@ -57,20 +63,25 @@ class Outgoing:
             tokens=visit.tokens,
             targets=targets,
             n_i=frames.intra,
+            n_p=frames.predicted,
             n_s=frames.skipped,
+            n_c=frames.cold,
             flags=flags,
             store_digest=digest,
             answer_digest=answer_digest,
         )
-        sections = dict(frames.sections)
-        if self.link == self.context.links[0]:
-            sections["manifest"] = pack_manifest(visit)
-        if labels is not None:
-            sections["labels"] = labels
-        self._transmit(header, sections, started)
+        self._transmit(header, {**frames.sections, **(also or {})}, started)
         if frames.similarity is not None and frames.sent is not None:
             self.drift.observe(visit.samples, frames.similarity, frames.sent)
-        record_similarity(self.context.log, self.context.schedule.epoch_of(step), header, visit.samples, frames)
+        record_similarity(self.context.log, self.context.schedule.epoch_of(step), header, visit, frames)
+
+    def spare(self, step: int, visit: Visit) -> None:
+        """Book a batch of which nothing crosses: the baselines would have sent it."""
+        self.context.ledger.sent(nothing_of(self.link, self.client, step, visit), 0, 0, 0.0, 0.0)
+
+    def acknowledge(self, step: int, visit: Visit) -> None:
+        """Answer a batch with a header alone, where no values are due."""
+        self._transmit(nothing_of(self.link, self.client, step, visit), {}, time.perf_counter())
 
     def ask_for_resync(self, step: int) -> None:
         """Answer that the batch was refused, in place of values."""
@@ -108,41 +119,71 @@ class Incoming:
     client: int
     decoder: Decoder
 
-    def receive(self, step: int, visit: Visit | None = None) -> Packet:
-        """The packet of this step for the batch `visit`; None for the one that opens a step and names its batch."""
-        expected = self.context.expected(self.link, self.edge.peer, self.client, step, visit)
+    def receive(self, step: int, visit: Visit | None = None, book: KeyBook | None = None) -> Packet:
+        """The packet of this step for the batch `visit`; None for the one that opens a step and names its batch.
+
+        `book` knows the keys of that batch's positions, where the run has such.
+        """
+        expected = self.context.expected(self.link, self.decoder, self.edge.peer, self.client, step, visit)
         header, sections, wire = self.edge.receive(expected)
-        visit = visit or parse_manifest(header, sections["manifest"], expected)
+        visit = visit or self._named(header, sections["manifest"], book, expected)
         return Packet(header, sections, visit, expected, wire)
 
-    def fits(self, packet: Packet) -> bool:
+    def _named(self, header: Header, manifest: Tensor, book: KeyBook | None, expected: Expected) -> Visit:
+        """The batch that a packet names; without keys where its words do not fit the book."""
+        try:
+            samples, lengths, news = parse_manifest(manifest.numpy().tobytes(), header.samples)
+        except WireError as error:
+            raise expected.error("manifest", str(error)) from None
+        if not samples or sum(lengths) != header.tokens:
+            raise expected.error("manifest", f"lengths {lengths} do not make {header.tokens} tokens")
+        paths = None
+        if book is not None:
+            with suppress(WireError):  # then `fits` is False, and the link begins afresh
+                paths = book.paths(samples, lengths, news)
+        return Visit(samples, torch.tensor(lengths), paths)
+
+    def fits(self, packet: Packet, book: KeyBook | None = None) -> bool:
         """Whether the packet was made over the references that we hold."""
+        if book is not None and packet.visit.paths is None:
+            return False
         return packet.header.store_digest == self.decoder.store.digest
 
+    def book(self, packet: Packet, decode_seconds: float = 0.0) -> None:
+        """Count a packet; by itself, of one with nothing to decode."""
+        labels = len(packet.sections["labels"])
+        self.context.ledger.received(packet.header, packet.wire, labels, decode_seconds)
+
     def decode(self, packet: Packet) -> Tensor | None:
-        """Rows (T, d), or None where the packet has none to give. Raises WireError, with the store unchanged."""
-        started, header, rows = time.perf_counter(), packet.header, None
+        """Rows (T, d), or None where the link never has any. Raises WireError, with the store unchanged."""
+        started, header = time.perf_counter(), packet.header
         if header.flags & FRESH:
             reason = f"{self.link} of client {self.client}: {self.edge.peer} begins afresh"
             record_event(self.context.log, header.step, "resync", reason)
             self.decoder.store.clear()
-        if not packet.asks_for_resync and self.decoder.config.gate != "never":
-            if not self.fits(packet):
-                reason = f"{header.store_digest}, {self.decoder.store.digest} expected"
-                raise packet.expected.error("store_digest", reason)
-            visit, sections = packet.visit, packet.sections
-            coded = sections["modes"], sections["scales"], sections["symbols"]
-            try:
-                rows = self.decoder.decode(*coded, visit.samples, visit.lengths)
-            except WireError as error:
-                raise packet.expected.error("body", str(error)) from None
-        self.context.ledger.received(header, packet.wire, len(packet.sections["labels"]), time.perf_counter() - started)
+        if not self.fits(packet):
+            reason = f"{header.store_digest}, {self.decoder.store.digest} expected"
+            raise packet.expected.error("store_digest", reason)
+        try:
+            rows = self.decoder.decode(packet.sections, packet.visit)
+        except WireError as error:
+            raise packet.expected.error("body", str(error)) from None
+        self.book(packet, time.perf_counter() - started)
         return rows
+
+    def spare(self, step: int, visit: Visit) -> None:
+        """Book a batch of which nothing crosses."""
+        self.context.ledger.received(nothing_of(self.link, self.client, step, visit), 0, 0, 0.0)
 
     def refuse(self, packet: Packet) -> None:
         """Drop our references: the packet was made over others."""
         mine, theirs = self.decoder.store.digest, packet.header.store_digest
         reason = f"{self.link} of client {self.client}: its digest {theirs}, here {mine}"
         record_event(self.context.log, packet.header.step, "resync", reason)
-        self.context.ledger.received(packet.header, packet.wire, len(packet.sections["labels"]), 0.0)
+        self.book(packet)
         self.decoder.store.clear()
+
+
+def nothing_of(link: str, client: int, step: int, visit: Visit) -> Header:
+    """A batch all of whose positions are skipped."""
+    return Header(LINK_CODES[link], step, client, len(visit.samples), visit.tokens, n_s=visit.tokens)

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from splitcom_dist.codec.labels import LabelSender
+from splitcom_dist.codec.prefix import PrefixTree, pack_manifest
+from splitcom_dist.codec.visit import Visit
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.roles.flows import Incoming, Outgoing
 from splitcom_dist.training import AdapterOptimizer
@@ -22,6 +25,7 @@ class LogicalClient:
         outgoing: Mapping[str, Outgoing],
         incoming: Mapping[str, Incoming],
         labels: LabelSender | None,  # None in the U-shape: they stay here
+        tree: PrefixTree | None,  # None where no codec keeps references by position
     ) -> None:
         self.id = number
         self.samples = samples
@@ -29,14 +33,33 @@ class LogicalClient:
         self.outgoing = outgoing
         self.incoming = incoming
         self.labels = labels
+        self.tree = tree
         self.weight = 0  # target tokens since the last averaging
         self.adapter: list[Tensor] = [parameter.data.clone() for parameter in parameters]
         self._parameters = list(parameters)
+
+    def visit(self, samples: Sequence[Sample]) -> Visit:
+        """A batch as the links name it."""
+        paths = None
+        if self.tree is not None:
+            paths = self.tree.paths([sample.id for sample in samples], [sample.tokens for sample in samples])
+        lengths = torch.tensor([len(sample.tokens) - 1 for sample in samples])
+        return Visit([sample.id for sample in samples], lengths, paths)
+
+    def introduce(self, visit: Visit, targets: list[Tensor]) -> dict[str, Tensor]:
+        """The sections that name a batch to the server; in the standard shape with the labels it has not had."""
+        news = self.tree.news() if self.tree else {}
+        sections = {"manifest": torch.from_numpy(pack_manifest(visit.samples, visit.lengths.tolist(), news))}
+        return sections if self.labels is None else sections | {"labels": self.labels.pack(visit.samples, targets)}
 
     def enter(self) -> None:
         """Put this client's adapter into the rank's blocks: their parameters now stand on this client's storage."""
         for parameter, tensor in zip(self._parameters, self.adapter, strict=True):
             parameter.data = tensor
+
+    def rest(self) -> None:
+        """A step in which this client's adapters do not train: its learning rate falls as in any other."""
+        self.optimizer.rest()
 
     def step(self, targets: int) -> None:
         """Step on the mean loss; until here gradients are those of the sum over so many targets."""
@@ -46,7 +69,14 @@ class LogicalClient:
         self.optimizer.step()
 
     def forget_sent(self) -> None:
-        """Start the first link afresh: the server's references are not what this client thought."""
+        """Start the first link afresh: the server's references are not what this client thought.
+
+        Keys are assigned anew too, so nothing that was kept by key is left at either end.
+        """
         self.outgoing["up_activation"].encoder.store.clear()
+        if self.tree is not None:
+            self.tree.clear()
+            if "down_activation" in self.incoming:
+                self.incoming["down_activation"].decoder.store.clear()
         if self.labels is not None:
             self.labels.clear()

@@ -10,11 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from splitcom_dist.attendance import Mode
+from splitcom_dist.codec.prefix import KeyBook
+from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.link import Edge
-from splitcom_dist.comm.reduce import send_vector
+from splitcom_dist.comm.reduce import make_sending
+from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Incoming, Outgoing, Packet
@@ -32,6 +37,14 @@ class ServedClient:
     edge: Edge
     incoming: Mapping[str, Incoming]
     outgoing: Mapping[str, Outgoing]
+    book: KeyBook | None  # its samples, and the keys of their positions; None where the run has no use for them
+
+    def forget_received(self) -> None:
+        """Start the first link afresh, and whatever else was kept by its keys."""
+        if self.book is not None:
+            self.book.clear()
+            if "down_activation" in self.outgoing:
+                self.outgoing["down_activation"].encoder.store.clear()
 
 
 @dataclass
@@ -62,6 +75,7 @@ class ServerRole(ABC):
         self.clients = clients
         self.progress = progress
         self.parameters = list(parameters)
+        self.sending = make_sending(context.config.fed.adapter_quantizer, flatten(self.parameters))
         self.optimizer = AdapterOptimizer(self.parameters, context.config.train, context.schedule.total_steps)
 
     @property
@@ -97,8 +111,9 @@ class ServerRole(ABC):
         turns: list[Turn] = []
         for numbers in self.context.schedule.waves(step, self.context.world.rank):
             wave = [self.clients[number] for number in numbers]
-            for client in wave:
-                client.edge.post()
+            if not self.opens(step):
+                for client in wave:
+                    client.edge.post()
             turns += self.serve(wave, step)
         targets, waited = sum(turn.targets for turn in turns), sum(turn.waited for turn in turns)
         for parameter in self.parameters:
@@ -131,20 +146,47 @@ class ServerRole(ABC):
     def receive_activation(self, client: ServedClient, step: int) -> Packet:
         """The packet that opens a client's turn; if it was made over other references, asks once for a resync."""
         up, answer = client.incoming["up_activation"], client.outgoing[self.context.links[1]]
-        packet = up.receive(step)
-        if not up.fits(packet):
+        packet = up.receive(step, book=client.book)
+        if not up.fits(packet, client.book):
             up.refuse(packet)
+            client.forget_received()
             client.edge.post()
             answer.ask_for_resync(step)
-            packet = up.receive(step)
+            packet = up.receive(step, book=client.book)
+            if not up.fits(packet, client.book):
+                raise packet.expected.error("manifest", "does not fit even after a resync")
         return packet
+
+    def decoded(self, client: ServedClient, packet: Packet) -> Tensor:
+        """The rows (T, d) of the packet that opens a turn."""
+        rows = client.incoming["up_activation"].decode(packet)
+        assert rows is not None
+        return rows
+
+    def opens(self, step: int) -> bool:
+        """Whether this step begins here: heads rest, and nothing comes up from them."""
+        return self.context.schedule.mode(step) is Mode.REST
+
+    def recalled(self, client: ServedClient, step: int) -> tuple[Visit, Tensor]:
+        """A resting client's batch, which the schedule names, and its rows (T, d) from our references."""
+        assert client.book is not None
+        samples, schedule = client.book.samples, self.context.schedule
+        if len(samples) != schedule.shard_sizes[client.number]:
+            raise WireError(
+                f"{client.edge.peer}, step {step}: it rests, but of its {schedule.shard_sizes[client.number]} samples "
+                f"{len(samples)} have come; let heads train for a whole epoch first"
+            )
+        chosen = schedule.batch(samples, client.number, step, self.context.config.train.seed)
+        paths = [client.book.path(sample) for sample in chosen]
+        visit = Visit(chosen, torch.tensor([len(path) for path in paths]), paths)
+        return visit, client.incoming["up_activation"].decoder.recall(visit)
 
     def send_adapter(self, step: int) -> None:
         """Hand the adapter to the aggregator, which evaluates with it."""
         world = self.context.world
         world.announce(f"adapter/{world.rank}/{step}")
         group = world.server_groups[world.rank]
-        size = send_vector(flatten(self.parameters), world.layout.aggregator_rank, group)
+        size = self.sending.send(flatten(self.parameters), world.layout.aggregator_rank, group)
         self.context.ledger.adapters(size)
 
     def take_verdict(self, step: int) -> None:

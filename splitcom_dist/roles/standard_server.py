@@ -26,18 +26,27 @@ class StandardServerRole(ServerRole):
         return [self.serve_one(client, step) for client in wave]
 
     def serve_one(self, client: ServedClient, step: int) -> Turn:
-        """One client's batch: activation in, loss, gradient out."""
-        started, waited = time.perf_counter(), client.edge.waited
-        packet = self.receive_activation(client, step)
+        """One client's batch: activation in, loss, gradient out. While heads rest neither comes nor goes."""
+        started, waited, packet = time.perf_counter(), client.edge.waited, None
+        if self.opens(step):
+            visit, rows = self.recalled(client, step)
+            targets = self.labels[client.number].recall(visit.samples)
+        else:
+            packet = self.receive_activation(client, step)
+            visit, targets = packet.visit, self.targets(client, packet)
+            rows = self.decoded(client, packet)
         waited = client.edge.waited - waited
-        targets = self.targets(client, packet)
-        rows = client.incoming["up_activation"].decode(packet)
-        assert rows is not None
-        loss, gradient = self.forward_backward(rows, packet.visit.lengths, targets)
+        loss, gradient = self.forward_backward(rows, visit.lengths, targets, self.context.head_trains(step))
         count = sum(map(len, targets))
         self.context.ledger.learnt(loss, count)
         check_finite(loss, client.number, step, self.context.config.train.lr)
-        client.outgoing["down_gradient"].send(step, packet.visit, gradient, peer_digest=packet.header.answer_digest)
+        if gradient is not None and packet is not None:
+            client.outgoing["down_gradient"].send(step, visit, gradient, peer_digest=packet.header.answer_digest)
+        elif packet is not None:
+            client.outgoing["down_gradient"].acknowledge(step, visit)
+        else:
+            client.incoming["up_activation"].spare(step, visit)
+            client.outgoing["down_gradient"].spare(step, visit)
         return Turn(client.number, loss, len(rows), count, time.perf_counter() - started - waited, waited)
 
     def targets(self, client: ServedClient, packet: Packet) -> list[Tensor]:
@@ -48,9 +57,14 @@ class StandardServerRole(ServerRole):
         except WireError as error:
             raise packet.expected.error("body", str(error)) from None
 
-    def forward_backward(self, rows: Tensor, lengths: Tensor, targets: list[Tensor]) -> tuple[float, Tensor | None]:
-        """Summed loss over the targets, and its gradient at the cut (T, d); adapter gradients accumulate."""
-        rows.requires_grad_(self.context.head_trains)
+    def forward_backward(
+        self, rows: Tensor, lengths: Tensor, targets: list[Tensor], head_trains: bool
+    ) -> tuple[float, Tensor | None]:
+        """Summed loss over the targets, and its gradient at the cut (T, d), None where heads do not train.
+
+        Adapter gradients accumulate.
+        """
+        rows.requires_grad_(head_trains)
         hidden = to_ragged(forward_blocks(self.model, activation=to_padded(rows, lengths)), lengths)
         loss = token_loss(self.model, hidden, lengths, targets)
         loss.backward()

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.ragged import to_padded, to_ragged
-from splitcom_dist.codec.wire import Visit
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.data.batching import Batch
+from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.loss import check_finite, token_loss
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.client import ClientRole
@@ -34,12 +35,21 @@ class UClientRole(ClientRole):
     def holds(self) -> nn.Module:
         return nn.ModuleList([self.head, self.tail])
 
-    def exchange(
-        self, client: LogicalClient, batch: Batch, activation: Tensor | None, step: int
-    ) -> tuple[float, Tensor | None]:
-        """Activation up, body output down, tail and loss here, tail gradient up, head gradient down."""
-        visit = Visit(batch.samples, batch.lengths)
-        packet = self.ask(client, batch, activation, "down_activation", step)
+    def trains(self, step: int) -> bool:
+        """The tail does at every step, whatever the head does."""
+        return True
+
+    def turn(self, client: LogicalClient, samples: Sequence[Sample], batch: Batch, step: int) -> float:
+        """Activation up, body output down, tail and loss here, tail gradient up, head gradient down.
+
+        While the head rests the first and the last of these do not cross. Returns the summed loss.
+        """
+        activation = None
+        if self.context.schedule.mode(step) is Mode.REST:
+            packet = client.incoming["down_activation"].receive(step, client.visit(samples))
+            client.outgoing["up_activation"].spare(step, packet.visit)
+        else:
+            activation, packet = self.open(client, samples, batch, "down_activation", step)
         output = client.incoming["down_activation"].decode(packet)
         assert output is not None
         loss, gradient = self.forward_backward(output, batch)
@@ -47,14 +57,20 @@ class UClientRole(ClientRole):
         check_finite(loss, client.id, step, self.context.config.train.lr)
         client.outgoing["up_gradient"].send(
             step,
-            visit,
+            packet.visit,
             gradient,
             peer_digest=packet.header.answer_digest,
             answer_digest=client.incoming["down_gradient"].decoder.store.digest,
             targets=sum(map(len, batch.targets)),
         )
-        last = client.incoming["down_gradient"]
-        return loss, last.decode(last.receive(step, visit))
+        if self.context.head_trains(step):
+            last = client.incoming["down_gradient"]
+            head_gradient = last.decode(last.receive(step, packet.visit))
+            assert activation is not None and head_gradient is not None
+            activation.backward(head_gradient)
+        else:
+            client.incoming["down_gradient"].spare(step, packet.visit)
+        return loss
 
     def forward_backward(self, output: Tensor, batch: Batch) -> tuple[float, Tensor]:
         """Summed loss over the targets, and its gradient at the body's output (T, d); tail gradients accumulate."""

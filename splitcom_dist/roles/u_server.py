@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from splitcom_dist.codec.ragged import to_padded, to_ragged
-from splitcom_dist.codec.wire import Visit
+from splitcom_dist.codec.visit import Visit
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.server import ServedClient, ServerRole, Turn
@@ -38,14 +38,16 @@ class UServerRole(ServerRole):
         return [passage.turn for passage in passages]
 
     def forward(self, client: ServedClient, step: int) -> Passage:
-        """Activation in, body output out."""
-        started, waited = time.perf_counter(), client.edge.waited
-        packet = self.receive_activation(client, step)
+        """Activation in, body output out. While heads rest the activation is the one that came last."""
+        started, waited, peer_digest = time.perf_counter(), client.edge.waited, None
+        if self.opens(step):
+            visit, rows = self.recalled(client, step)
+            client.incoming["up_activation"].spare(step, visit)
+        else:
+            packet = self.receive_activation(client, step)
+            visit, rows, peer_digest = packet.visit, self.decoded(client, packet), packet.header.answer_digest
         waited = client.edge.waited - waited
-        visit = packet.visit
-        rows = client.incoming["up_activation"].decode(packet)
-        assert rows is not None
-        rows.requires_grad_(self.context.head_trains)
+        rows.requires_grad_(self.context.head_trains(step))
         output = to_ragged(forward_blocks(self.model, activation=to_padded(rows, visit.lengths)), visit.lengths)
         gradient = client.incoming["up_gradient"]
         client.edge.post()
@@ -53,7 +55,7 @@ class UServerRole(ServerRole):
             step,
             visit,
             output,
-            peer_digest=packet.header.answer_digest,
+            peer_digest=peer_digest,
             answer_digest=gradient.decoder.store.digest,
         )
         turn = Turn(client.number, tokens=len(rows), seconds=time.perf_counter() - started - waited, waited=waited)
@@ -70,9 +72,12 @@ class UServerRole(ServerRole):
         if gradient is None or not packet.header.targets:
             raise WireError(f"{client.edge.peer}, up_gradient, step {step}: targets: 0, a batch has at least one")
         passage.output.backward(gradient)
-        client.outgoing["down_gradient"].send(
-            step, passage.visit, passage.rows.grad, peer_digest=packet.header.answer_digest
-        )
+        if self.context.head_trains(step):
+            client.outgoing["down_gradient"].send(
+                step, passage.visit, passage.rows.grad, peer_digest=packet.header.answer_digest
+            )
+        else:
+            client.outgoing["down_gradient"].spare(step, passage.visit)
         turn.targets = packet.header.targets
         turn.seconds += time.perf_counter() - started - waited
         turn.waited += waited

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from splitcom_dist.attendance import Mode
 from splitcom_dist.control.controller import Decision, LinkUse
 from splitcom_dist.links import LINKS
 from splitcom_dist.metrics.perplexity import Perplexity
@@ -34,7 +35,9 @@ def report(context: Context, step: int, lr: float, flows: Iterable[Outgoing]) ->
 
 
 def await_verdict(context: Context, step: int, flows: Iterable[Outgoing]) -> float | None:
-    """Wait for the aggregator's verdict and set the thresholds of `flows`; returns the perplexity, if it evaluated.
+    """Wait for the aggregator's verdict and take it; returns the perplexity, if it evaluated.
+
+    It sets the thresholds of `flows`, and what heads do from now on.
 
     While the aggregator makes progress this may take any time.
     """
@@ -42,14 +45,22 @@ def await_verdict(context: Context, step: int, flows: Iterable[Outgoing]) -> flo
     verdict = json.loads(world.wait_for(f"verdict/{step}", [world.layout.aggregator_rank], "a verdict"))
     for flow in flows:
         flow.encoder.theta = verdict["theta"].get(flow.link, flow.encoder.theta)
+    if "mode" in verdict:
+        context.schedule.attendance.hear(Mode(verdict["mode"]))
     ppl: float | None = verdict["ppl"]
     return ppl
 
 
-def announce_verdict(context: Context, step: int, result: Perplexity | None, decisions: Sequence[Decision]) -> None:
-    """The aggregator's side of `await_verdict`."""
+def announce_verdict(
+    context: Context, step: int, result: Perplexity | None, decisions: Sequence[Decision], mode: Mode | None
+) -> None:
+    """The aggregator's side of `await_verdict`; no mode where epochs alone decide it."""
     theta = {decision.link: decision.theta for decision in decisions}
-    text = json.dumps({"ppl": result.ppl if result else None, "theta": theta})
+    verdict: dict[str, object] = {"ppl": result.ppl if result else None, "theta": theta}
+    if mode is not None:
+        context.schedule.attendance.hear(mode)
+        verdict["mode"] = mode.value
+    text = json.dumps(verdict)
     context.world.announce(f"verdict/{step}", text)
     context.ledger.control(len(text) * (context.world.layout.world_size - 1))
 

@@ -32,7 +32,7 @@ class Ledger:
     def sent(self, header: Header, wire: int, labels: int, encode_seconds: float, send_seconds: float) -> None:
         """Book a packet this rank sent; `wire` is its size in bytes, of which `labels` are labels."""
         raw_padded, raw_real = self._row(header, SENT, wire, labels, encode_seconds, send_seconds, torch.nan)
-        counts = (raw_padded, raw_real, wire, header.n_i, header.n_p, header.n_s)
+        counts = (raw_padded, raw_real, wire, header.n_i, header.n_p, header.n_s, header.n_c)
         for name, count in zip(COUNTS, counts, strict=True):
             self._links[LINKS[header.link]][name] += count
         self._others["label_bytes"] += labels
@@ -91,6 +91,7 @@ class Ledger:
             n_I=header.n_i,
             n_P=header.n_p,
             n_S=header.n_s,
+            n_C=header.n_c,
             t_encode=encode_seconds,
             t_send=send_seconds,
             t_decode=decode_seconds,

@@ -5,7 +5,8 @@ import time
 
 import torch
 
-from splitcom_dist.codec.codec import Frames
+from splitcom_dist.codec.frames import Frames
+from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import Header
 from splitcom_dist.control.controller import Decision
 from splitcom_dist.links import LINK_CODES
@@ -15,12 +16,12 @@ from splitcom_dist.telemetry.hdf5 import RankLog
 SERVER = -1  # stands in the client column of the server's combined row
 
 
-def record_similarity(log: RankLog, epoch: int, header: Header, samples: list[int], frames: Frames) -> None:
+def record_similarity(log: RankLog, epoch: int, header: Header, visit: Visit, frames: Frames) -> None:
     """One row a sample that has a reference: how far its activation has moved since the last upload."""
     if frames.similarity is None or frames.sent is None:
         return
     similarity = frames.similarity
-    for index, sample in enumerate(samples):
+    for index, sample in enumerate(visit.samples):
         if torch.isnan(similarity.cosine[index]):
             continue
         p10, p50, p90, largest = similarity.relative_l2[:, index].tolist()
@@ -31,7 +32,7 @@ def record_similarity(log: RankLog, epoch: int, header: Header, samples: list[in
             client=header.client,
             link=header.link,
             sample=sample,
-            tokens=int(frames.lengths[index]),
+            tokens=int(visit.lengths[index]),
             cosine=float(similarity.cosine[index]),
             rel_l2_p10=p10,
             rel_l2_p50=p50,

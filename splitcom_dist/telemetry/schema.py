@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("n_I", "i4", "count", "token positions sent whole"),
         Column("n_P", "i4", "count", "token positions sent as a change"),
         Column("n_S", "i4", "count", "token positions not sent"),
+        Column("n_C", "i4", "count", "token positions that are not finite: sent raw and not remembered (cold)"),
         Column("t_encode", "f4", "s", "encoding; NaN on the receiving side"),
         Column("t_send", "f4", "s", "handing the packet to the transport; NaN on the receiving side"),
         Column("t_decode", "f4", "s", "decoding; NaN on the sending side"),

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-COUNTS = ("raw_padded_bytes", "raw_real_bytes", "wire_bytes", "I", "P", "S")
+COUNTS = ("raw_padded_bytes", "raw_real_bytes", "wire_bytes", "I", "P", "S", "C")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _against(wire: int, counts: dict[str, int]) -> list[str]:
 
 
 def _frames(counts: dict[str, int]) -> str:
-    total = max(1, counts["I"] + counts["P"] + counts["S"])
+    total = max(1, counts["I"] + counts["P"] + counts["S"] + counts["C"])
     shares = [f"{key} {100 * counts[key] / total:.1f} %" for key in COUNTS[3:] if counts[key]]
     return "  " + ", ".join(shares)
 

@@ -51,7 +51,7 @@ def pair() -> tuple[Edge, Edge, Loopback]:
 
 
 def expecting(symbols: int, step: int = 0) -> Expected:
-    return Expected("rank 0 (client 0)", 0, step, 0, 8, 10**6, (0, 0, 0, 0, symbols))
+    return Expected("rank 0 (client 0)", 0, step, 0, 8, 10**6, (0, 0, 0, 0, 0, symbols))
 
 
 @given(sizes=st.lists(st.integers(0, 3 * SLOT), min_size=1, max_size=6))

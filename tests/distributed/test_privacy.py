@@ -168,7 +168,8 @@ def test_a_packet_with_labels_is_refused_in_the_u_shape(model_folders: dict[str,
     """The limits of the opening packet leave no byte for labels."""
     from types import SimpleNamespace
 
-    from splitcom_dist.config import Config, ModelConfig
+    from splitcom_dist.codec.ends import make_decoder
+    from splitcom_dist.config import Config, LinkCodecConfig, ModelConfig
     from splitcom_dist.models.sources import find_model
     from splitcom_dist.roles.context import Context
 
@@ -177,5 +178,7 @@ def test_a_packet_with_labels_is_refused_in_the_u_shape(model_folders: dict[str,
         config = Config(model=ModelConfig(tail_layers=tail_layers))
         stand_in = SimpleNamespace()
         context = Context(config, stand_in, stand_in, source, stand_in, stand_in)  # type: ignore[arg-type]
-        limits = dict(zip(SECTIONS, context.expected("up_activation", "x", 0, 0, None).section_bytes, strict=True))
+        decoder = make_decoder(LinkCodecConfig(), context.width, torch.float32)
+        expected = context.expected("up_activation", decoder, "x", 0, 0, None)
+        limits = dict(zip(SECTIONS, expected.section_bytes, strict=True))
         assert (limits["labels"] > 0) is allowed

@@ -50,7 +50,7 @@ def check_books(out: Path, tail_layers: int = 0) -> dict[str, Any]:
     """Senders and receivers agree packet by packet, and the summary is their sum."""
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     rows = read(out / "run.h5", "traffic")
-    key = ["link", "client", "step", "wire", "label", "tokens", "n_I", "n_P", "n_S"]
+    key = ["link", "client", "step", "wire", "label", "tokens", "n_I", "n_P", "n_S", "n_C"]
     sent, received = (np.sort(rows[rows["side"] == side][key], order=key[:4]) for side in (0, 1))
     assert len(sent) and np.array_equal(sent, received)
     sent = rows[rows["side"] == 0]
@@ -58,7 +58,7 @@ def check_books(out: Path, tail_layers: int = 0) -> dict[str, Any]:
         own = sent[sent["link"] == LINKS.index(name)]
         assert link["wire_bytes"] == own["wire"].sum()
         assert link["raw_padded_bytes"] == own["raw_padded"].sum() > link["raw_real_bytes"] == own["raw_real"].sum()
-        assert link["frames"] == {kind: own[f"n_{kind}"].sum() for kind in "IPS"}
+        assert link["frames"] == {kind: own[f"n_{kind}"].sum() for kind in "IPSC"}
         assert sum(link["frames"].values()) == own["tokens"].sum()
     train = read(out / "run.h5", "train")
     for step in np.unique(train["step"]):
@@ -100,7 +100,7 @@ def test_every_codec_trains_and_keeps_honest_books(codec: str, model_folders: di
     positions = up["raw_real_bytes"] // 64
     if codec in EXPECTED_ROW_BYTES:
         row = EXPECTED_ROW_BYTES[codec]
-        assert up["frames"] == {"I": positions, "P": 0, "S": 0}
+        assert up["frames"] == {"I": positions, "P": 0, "S": 0, "C": 0}
         assert (
             up["wire_bytes"] == packets * HEADER.size + positions * row + 6 * SAMPLES * EPOCHS + summary["label_bytes"]
         )
@@ -139,7 +139,7 @@ def test_the_u_shape_trains_with_every_codec_on_four_links(
             assert counts["wire_bytes"] == expected, link
     if codec == "frozen":
         assert links["up_activation"]["frames"]["I"] == positions["up_activation"] // EPOCHS
-        assert links["down_gradient"]["wire_bytes"] == packets * HEADER.size
+        assert links["down_gradient"]["wire_bytes"] == 0, "not even a header: nothing waits for one"
         saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
         trained = {
             block

@@ -16,8 +16,8 @@ SUMMARY = Summary(
     seconds=130.0,
     tokens=260_000,
     links={
-        "up_activation": LINK | {"I": 250, "P": 0, "S": 750},
-        "down_gradient": LINK | {"wire_bytes": 1_980_000_000, "I": 1000, "P": 0, "S": 0},
+        "up_activation": LINK | {"I": 250, "P": 0, "S": 750, "C": 0},
+        "down_gradient": LINK | {"wire_bytes": 1_980_000_000, "I": 1000, "P": 0, "S": 0, "C": 0},
     },
     label_bytes=1_500_000,
     adapter_bytes=8_000_000,
@@ -40,7 +40,7 @@ def test_summary_round_trips_with_the_keys_of_the_contract(tmp_path: Path) -> No
     values = json.loads((tmp_path / "summary.json").read_text())
     assert {"ppl", "seconds", "links", "adapter_bytes", "label_bytes", "config"} <= set(values)
     assert set(values["links"]["up_activation"]) == {"raw_padded_bytes", "raw_real_bytes", "wire_bytes", "frames"}
-    assert values["links"]["up_activation"]["frames"] == {"I": 250, "P": 0, "S": 750}
+    assert values["links"]["up_activation"]["frames"] == {"I": 250, "P": 0, "S": 750, "C": 0}
     assert values["tokens_per_second"] == 2000
 
 

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitcom_dist.codec.codec import Decoder, Encoder, Frames
+from splitcom_dist.codec.frames import Frames
 from splitcom_dist.codec.gate import Drift, Similarity
+from splitcom_dist.codec.gated import GatedDecoder, GatedEncoder
 from splitcom_dist.codec.ragged import row_mask
 from splitcom_dist.codec.sketch import projection
+from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
 
@@ -19,13 +21,19 @@ WIDTH = 12
 GATES = ("always", "once", "cosine")
 
 
-def ends(**settings: object) -> tuple[Encoder, Decoder]:
+def ends(**settings: object) -> tuple[GatedEncoder, GatedDecoder]:
     config = LinkCodecConfig(**settings)  # type: ignore[arg-type]
-    return Encoder(config, WIDTH, torch.float32, seed=3), Decoder(config, WIDTH, torch.float32)
+    return GatedEncoder(config, WIDTH, torch.float32, seed=3), GatedDecoder(config, WIDTH, torch.float32)
 
 
-def decode(decoder: Decoder, frames: Frames, samples: list[int]) -> Tensor:
-    return decoder.decode(**frames.sections, samples=samples, lengths=frames.lengths)
+def encode(encoder: GatedEncoder, values: Tensor | None, samples: list[int], lengths: Tensor) -> Frames:
+    return encoder.encode(values, Visit(samples, lengths))
+
+
+def decode(decoder: GatedDecoder, frames: Frames, samples: list[int], lengths: Tensor) -> Tensor:
+    rows = decoder.decode(frames.sections, Visit(samples, lengths))
+    assert rows is not None
+    return rows
 
 
 @st.composite
@@ -59,8 +67,8 @@ def test_stores_stay_equal_over_any_history(
             current[sample] += drift * torch.randn(current[sample].shape, generator=generator)
         lengths = torch.tensor([lengths_of[sample] for sample in samples])
         values = torch.cat([current[sample] for sample in samples])
-        frames = encoder.encode(values, samples, lengths)
-        decoded = decode(decoder, frames, samples)
+        frames = encode(encoder, values, samples, lengths)
+        decoded = decode(decoder, frames, samples, lengths)
         assert frames.intra + frames.skipped == int(lengths.sum()) == len(decoded)
         assert encoder.store.digest == decoder.store.digest
         if frames.sent is not None:
@@ -83,10 +91,10 @@ def test_a_skipped_sample_is_decoded_to_its_stale_reference() -> None:
     encoder, decoder = ends(gate="cosine", theta=0.9, store_dtype="float32")
     first = torch.randn(5, WIDTH)
     lengths = torch.tensor([5])
-    decode(decoder, encoder.encode(first, [4], lengths), [4])
-    frames = encoder.encode(first * 1.01, [4], lengths)
-    assert frames.skipped == 5 and len(frames.symbols) == 0
-    assert torch.equal(decode(decoder, frames, [4]), first)
+    decode(decoder, encode(encoder, first, [4], lengths), [4], lengths)
+    frames = encode(encoder, first * 1.01, [4], lengths)
+    assert frames.skipped == 5 and len(frames.sections["symbols"]) == 0
+    assert torch.equal(decode(decoder, frames, [4], lengths), first)
 
 
 def test_cosine_gate_skips_above_theta_and_sends_below() -> None:
@@ -94,8 +102,8 @@ def test_cosine_gate_skips_above_theta_and_sends_below() -> None:
     first[0, 0], orthogonal[0, 1] = 1, 1
     for theta, sent in ((0.5, True), (-0.9, False)):
         encoder, _ = ends(gate="cosine", theta=theta, sketch_rows=4096)
-        encoder.encode(first, [0], torch.tensor([1]))
-        frames = encoder.encode(orthogonal, [0], torch.tensor([1]))
+        encode(encoder, first, [0], torch.tensor([1]))
+        frames = encode(encoder, orthogonal, [0], torch.tensor([1]))
         assert frames.similarity is not None and abs(float(frames.similarity.cosine)) < 0.1
         assert (frames.intra == 1) is sent
 
@@ -107,7 +115,7 @@ def test_caches_change_on_upload_only() -> None:
     for _ in range(12):
         values = torch.zeros(1, WIDTH)
         values[0, 0], values[0, 1] = torch.cos(torch.tensor(angle)), torch.sin(torch.tensor(angle))
-        sent.append(encoder.encode(values, [0], torch.tensor([1])).intra == 1)
+        sent.append(encode(encoder, values, [0], torch.tensor([1])).intra == 1)
         angle += 0.05  # cos 0.05 = 0.9988, far above theta; cos 0.25 = 0.969 is below
     assert sent[0] and 1 <= sum(sent[1:]) <= 4
 
@@ -115,8 +123,8 @@ def test_caches_change_on_upload_only() -> None:
 def test_similarity_measures_relative_change() -> None:
     encoder, _ = ends(gate="cosine", theta=1.0, sketch_rows=2048, store_dtype="float32")
     values = torch.randn(50, WIDTH)
-    encoder.encode(values, [1], torch.tensor([50]))
-    frames = encoder.encode(values * 0.8, [1], torch.tensor([50]))
+    encode(encoder, values, [1], torch.tensor([50]))
+    frames = encode(encoder, values * 0.8, [1], torch.tensor([50]))
     assert frames.similarity is not None
     assert torch.allclose(frames.similarity.relative_l2, torch.full((4, 1), 0.25), atol=1e-3)
     assert float(frames.similarity.cosine) == pytest.approx(1, abs=1e-6)
@@ -125,11 +133,11 @@ def test_similarity_measures_relative_change() -> None:
 def test_once_needs_no_values_for_samples_it_has_sent() -> None:
     encoder, decoder = ends(gate="once", quantizer="fp16", store_dtype="float32")
     values, lengths = torch.randn(4, WIDTH), torch.tensor([1, 3])
-    assert encoder.needs_values([0, 1])
-    first = decode(decoder, encoder.encode(values, [0, 1], lengths), [0, 1])
-    assert not encoder.needs_values([1, 0])
-    again = encoder.encode(None, [0, 1], lengths)
-    assert again.skipped == 4 and torch.equal(decode(decoder, again, [0, 1]), first)
+    assert encoder.needs_values(Visit([0, 1], lengths))
+    first = decode(decoder, encode(encoder, values, [0, 1], lengths), [0, 1], lengths)
+    assert not encoder.needs_values(Visit([1, 0], lengths))
+    again = encode(encoder, None, [0, 1], lengths)
+    assert again.skipped == 4 and torch.equal(decode(decoder, again, [0, 1], lengths), first)
 
 
 @pytest.mark.parametrize("section", ["modes", "scales", "symbols"])
@@ -137,24 +145,24 @@ def test_once_needs_no_values_for_samples_it_has_sent() -> None:
 @pytest.mark.parametrize("gate", GATES)
 def test_sections_of_a_wrong_size_leave_the_store_unchanged(section: str, change: str, gate: str) -> None:
     encoder, decoder = ends(gate=gate, quantizer="int8")
-    frames = encoder.encode(torch.randn(6, WIDTH), [1, 2], torch.tensor([4, 2]))
-    sections = frames.sections
-    part = sections[section]
+    frames = encode(encoder, torch.randn(6, WIDTH), [1, 2], torch.tensor([4, 2]))
+    sections = dict(frames.sections)
     if gate == "always" and section == "modes":
         pytest.skip("a gate that always sends has no mode map; the header check refuses one")
+    part = sections[section]
     sections[section] = part[:-1] if change == "short" else torch.cat([part, part[:1]])
     with pytest.raises(WireError, match=section):
-        decoder.decode(**sections, samples=[1, 2], lengths=frames.lengths)
+        decoder.decode(sections, Visit([1, 2], torch.tensor([4, 2])))
     assert len(decoder.store) == 0 and decoder.store.digest == 0
 
 
 def test_skipping_an_unknown_sample_is_an_error_and_changes_nothing() -> None:
     encoder, decoder = ends(gate="cosine", theta=-1.0)
     values, lengths = torch.randn(3, WIDTH), torch.tensor([3])
-    encoder.encode(values, [7], lengths)  # this packet is lost
-    frames = encoder.encode(torch.cat([values, values]), [7, 8], torch.tensor([3, 3]))
+    encode(encoder, values, [7], lengths)  # this packet is lost
+    frames = encode(encoder, torch.cat([values, values]), [7, 8], torch.tensor([3, 3]))
     with pytest.raises(WireError, match="sample 7 is skipped"):
-        decode(decoder, frames, [7, 8])
+        decode(decoder, frames, [7, 8], torch.tensor([3, 3]))
     assert len(decoder.store) == 0
 
 
@@ -162,13 +170,15 @@ def test_rescaling_restores_the_length_of_every_skipped_token() -> None:
     """A cosine does not see norms; a gradient that has faded to a tenth must not come back at its old size."""
     encoder, decoder = ends(gate="cosine", theta=0.9, rescale=True, store_dtype="float32")
     first, lengths = torch.randn(7, WIDTH), torch.tensor([4, 3])
-    decode(decoder, encoder.encode(first, [1, 2], lengths), [1, 2])
+    decode(decoder, encode(encoder, first, [1, 2], lengths), [1, 2], lengths)
     factors = torch.tensor([0.5, 2.0, 1.0, 0.25, 0.125, 0.125, 0.125])
-    frames = encoder.encode(first * factors[:, None], [1, 2], lengths)
-    assert frames.skipped == 7 and len(frames.modes) == 1 + 2 * 7
-    assert torch.allclose(decode(decoder, frames, [1, 2]), first * factors[:, None], rtol=2**-8)
-    again = encoder.encode(first, [1, 2], lengths)
-    assert torch.allclose(decode(decoder, again, [1, 2]), first, rtol=2**-8), "the reference itself is not scaled"
+    frames = encode(encoder, first * factors[:, None], [1, 2], lengths)
+    assert frames.skipped == 7 and len(frames.sections["modes"]) == 1 + 2 * 7
+    assert torch.allclose(decode(decoder, frames, [1, 2], lengths), first * factors[:, None], rtol=2**-8)
+    again = encode(encoder, first, [1, 2], lengths)
+    assert torch.allclose(decode(decoder, again, [1, 2], lengths), first, rtol=2**-8), (
+        "the reference itself is not scaled"
+    )
 
 
 def test_rescaling_is_nearer_than_the_reference_itself() -> None:
@@ -177,9 +187,11 @@ def test_rescaling_is_nearer_than_the_reference_itself() -> None:
         encoder, decoder = ends(gate="cosine", theta=-1.0, rescale=rescale, sketch_rows=4096, store_dtype="float32")
         generator = torch.Generator().manual_seed(0)
         first, lengths = torch.randn(200, WIDTH, generator=generator), torch.tensor([200])
-        decode(decoder, encoder.encode(first, [0], lengths), [0])
+        decode(decoder, encode(encoder, first, [0], lengths), [0], lengths)
         now = 0.3 * first + 0.1 * torch.randn(200, WIDTH, generator=generator)
-        errors[rescale] = float((decode(decoder, encoder.encode(now, [0], lengths), [0]) - now).norm() / now.norm())
+        errors[rescale] = float(
+            (decode(decoder, encode(encoder, now, [0], lengths), [0], lengths) - now).norm() / now.norm()
+        )
     assert errors[True] < 0.35 < 2.0 < errors[False], (
         "0.1 / sqrt(0.1^2 + 0.3^2) = 0.32, against more than twice the norm"
     )
@@ -189,13 +201,13 @@ def test_rescaling_is_nearer_than_the_reference_itself() -> None:
 def test_gains_of_a_wrong_size_leave_the_store_unchanged(change: str) -> None:
     encoder, decoder = ends(gate="cosine", theta=-1.0, rescale=True)
     values, lengths = torch.randn(3, WIDTH), torch.tensor([3])
-    decode(decoder, encoder.encode(values, [7], lengths), [7])
+    decode(decoder, encode(encoder, values, [7], lengths), [7], lengths)
     digest = decoder.store.digest
-    sections = encoder.encode(values, [7], lengths).sections
+    sections = encode(encoder, values, [7], lengths).sections
     part = sections["modes"]
     sections["modes"] = part[:-1] if change == "short" else torch.cat([part, part[:1]])
     with pytest.raises(WireError, match="gains"):
-        decoder.decode(**sections, samples=[7], lengths=lengths)
+        decoder.decode(sections, Visit([7], lengths))
     assert decoder.store.digest == digest
 
 

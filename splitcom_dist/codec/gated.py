@@ -1,43 +1,27 @@
-"""Encoder and decoder of one link of one client: gate x quantizer over a reference store.
+"""Codecs that send a sample whole or not at all: a gate and a quantizer over a store by sample.
 
-After every packet the two stores are equal; a packet that cannot be decoded leaves the decoder's store untouched.
+SplitLoRA's wire, FP16, INT8, SplitCom and `frozen` are made of this. After every packet the two stores are equal; a
+packet that cannot be decoded leaves the decoder's store untouched.
 """
 
 import zlib
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.gate import Similarity, compare, cosine_gate
-from splitcom_dist.codec.modes import pack_modes, unpack_modes
+from splitcom_dist.codec.frames import Frames, Limits, no_bytes
+from splitcom_dist.codec.gate import compare, cosine_gate
+from splitcom_dist.codec.modes import modes_bytes, pack_modes, unpack_modes
 from splitcom_dist.codec.quantize import QUANTIZERS, Quantizer
 from splitcom_dist.codec.ragged import row_mask
 from splitcom_dist.codec.sketch import projection, token_gain
 from splitcom_dist.codec.store import ReferenceStore
+from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
 
 
-@dataclass(frozen=True)
-class Frames:
-    """One encoded batch: three packet sections (uint8), and token counts by kind."""
-
-    modes: Tensor  # one bit a sample, 1 = sent, then a gain for every skipped row if the link rescales
-    scales: Tensor
-    symbols: Tensor
-    lengths: Tensor  # (B,)
-    intra: int
-    skipped: int
-    similarity: Similarity | None = None
-    sent: Tensor | None = None  # (B,) bool
-
-    @property
-    def sections(self) -> dict[str, Tensor]:
-        return {"modes": self.modes, "scales": self.scales, "symbols": self.symbols}
-
-
-class LinkEnd:
+class GatedEnd:
     """What both ends of a link share: the quantizer, the row width d, and a store that must stay equal."""
 
     def __init__(self, config: LinkCodecConfig, width: int, dtype: torch.dtype) -> None:
@@ -63,7 +47,7 @@ class LinkEnd:
             start = stop
 
 
-class Encoder(LinkEnd):
+class GatedEncoder(GatedEnd):
     """The sending end. `seed` fixes the random projection of this client and link."""
 
     def __init__(self, config: LinkCodecConfig, width: int, dtype: torch.dtype, seed: int) -> None:
@@ -71,24 +55,22 @@ class Encoder(LinkEnd):
         self.theta = config.theta
         self._projection = projection(config.sketch_rows, width, seed) if config.gate == "cosine" else None
 
-    def needs_values(self, samples: list[int]) -> bool:
+    def needs_values(self, visit: Visit) -> bool:
         """False if this batch can be encoded without computing what would be sent."""
         if self.config.gate == "once":
-            return not bool(self.store.known(samples).all())
+            return not bool(self.store.known(visit.samples).all())
         return self.config.gate != "never"
 
-    def encode(self, values: Tensor | None, samples: list[int], lengths: Tensor) -> Frames:
-        """Rows (T, d) of `samples` (B distinct ids) with `lengths` (B,) -> Frames; updates the store.
-
-        `values` may be None where `needs_values` is False.
-        """
+    def encode(self, values: Tensor | None, visit: Visit) -> Frames:
+        """Rows (T, d) of a batch -> Frames; updates the store. None only where `needs_values` is False."""
+        samples, lengths = visit.samples, visit.lengths
         if values is None:
             values = torch.empty(0, self.width, dtype=self.dtype)
         if self.config.gate == "never":
-            return Frames(_no_bytes(), _no_bytes(), _no_bytes(), lengths, intra=0, skipped=int(lengths.sum()))
+            return Frames(skipped=visit.tokens)
         if self.config.gate == "always":
             scales, symbols = self.quantizer.encode(values)
-            return Frames(_no_bytes(), scales, symbols, lengths, intra=len(values), skipped=0)
+            return Frames({"scales": scales, "symbols": symbols}, intra=len(values))
         known = self.store.known(samples)
         similarity, send, gains = None, ~known, None
         if self._projection is not None:
@@ -101,9 +83,9 @@ class Encoder(LinkEnd):
         rows = values[row_mask(send, lengths)] if send.any() else values[:0]
         scales, symbols = self.quantizer.encode(rows)
         self._remember_sent(samples, lengths, send, scales, symbols)
-        skipped = int(lengths.sum()) - len(rows)
-        modes = pack_modes(send, gains, lengths)
-        return Frames(modes, scales, symbols, lengths, len(rows), skipped, similarity, send)
+        sections = {"modes": pack_modes(send, gains, lengths), "scales": scales, "symbols": symbols}
+        skipped = visit.tokens - len(rows)
+        return Frames(sections, intra=len(rows), skipped=skipped, similarity=similarity, sent=send)
 
     def _references(self, samples: list[int], lengths: Tensor) -> Tensor:
         assert self._projection is not None
@@ -127,14 +109,28 @@ class Encoder(LinkEnd):
         self._remember(_marked(samples, send), lengths[send].tolist(), references, scales, symbols)
 
 
-class Decoder(LinkEnd):
+class GatedDecoder(GatedEnd):
     """The receiving end."""
 
-    def decode(self, modes: Tensor, scales: Tensor, symbols: Tensor, samples: list[int], lengths: Tensor) -> Tensor:
+    def limits(self, visit_samples: int, tokens: int) -> Limits:
+        """What a packet of so many samples and positions may weigh at most."""
+        if self.config.gate == "never":
+            return Limits(intra=(0, 0))
+        scales, symbols = self.quantizer.scale_bytes, self.quantizer.symbol_bytes
+        modes = modes_bytes(self.config, visit_samples, tokens)
+        intra = scales(1), symbols(1, self.width)
+        return Limits(modes=modes, scales=scales(tokens), symbols=symbols(tokens, self.width), intra=intra)
+
+    def decode(self, sections: dict[str, Tensor], visit: Visit) -> Tensor | None:
         """Packet sections -> the activation (T, d), skipped samples from the store; then updates the store.
 
-        Raises WireError, with the store unchanged, if sizes do not fit or a skipped sample has no reference.
+        None if nothing ever crosses. Raises WireError, with the store unchanged, if sizes do not fit or a skipped
+        sample has no reference.
         """
+        samples, lengths = visit.samples, visit.lengths
+        if self.config.gate == "never":
+            return None
+        modes, scales, symbols = (sections.get(name, no_bytes()) for name in ("modes", "scales", "symbols"))
         if self.config.gate == "always":
             tokens = int(lengths.sum())
             self._check_sizes(scales, symbols, tokens)
@@ -142,15 +138,23 @@ class Decoder(LinkEnd):
         send, gains = unpack_modes(modes, lengths, self.config.rescale)
         tokens = int(lengths[send].sum())
         self._check_sizes(scales, symbols, tokens)
-        for sample, length, is_sent in zip(samples, lengths.tolist(), send.tolist(), strict=True):
-            if not is_sent and (sample not in self.store or len(self.store.get(sample)) != length):
-                raise WireError(f"modes: sample {sample} is skipped but has no reference of {length} tokens")
+        self._check_known(samples, lengths, ~send)
         fresh = self.quantizer.decode(scales, symbols, tokens, self.width)
         values = self._assemble(fresh, samples, lengths, send)
         if gains is not None:
             values[row_mask(~send, lengths)] *= gains.to(self.dtype).unsqueeze(1)
         self._remember(_marked(samples, send), lengths[send].tolist(), fresh.to(self.store_dtype), scales, symbols)
         return values
+
+    def recall(self, visit: Visit) -> Tensor:
+        """The references of a batch (T, d). Raises WireError if a sample has none."""
+        self._check_known(visit.samples, visit.lengths, torch.ones(len(visit.samples), dtype=torch.bool))
+        return torch.cat([self.store.get(sample).to(self.dtype) for sample in visit.samples])
+
+    def _check_known(self, samples: list[int], lengths: Tensor, needed: Tensor) -> None:
+        for sample, length, is_needed in zip(samples, lengths.tolist(), needed.tolist(), strict=True):
+            if is_needed and (sample not in self.store or len(self.store.get(sample)) != length):
+                raise WireError(f"modes: sample {sample} is skipped but has no reference of {length} tokens")
 
     def _assemble(self, fresh: Tensor, samples: list[int], lengths: Tensor, send: Tensor) -> Tensor:
         rows = iter(fresh.split(lengths[send].tolist()))
@@ -170,7 +174,3 @@ class Decoder(LinkEnd):
 
 def _marked(samples: list[int], marks: Tensor) -> list[int]:
     return [sample for sample, marked in zip(samples, marks.tolist(), strict=True) if marked]
-
-
-def _no_bytes() -> Tensor:
-    return torch.empty(0, dtype=torch.uint8)

@@ -1,0 +1,34 @@
+"""Which encoder and decoder a link's configuration asks for."""
+
+from pathlib import Path
+
+import torch
+
+from splitcom_dist.codec.frames import Decoder, Encoder
+from splitcom_dist.codec.gated import GatedDecoder, GatedEncoder
+from splitcom_dist.codec.sampled import SampledDecoder, SampledEncoder
+from splitcom_dist.codec.video import VideoDecoder, VideoEncoder
+from splitcom_dist.config import LinkCodecConfig
+
+
+def make_encoder(
+    config: LinkCodecConfig, width: int, dtype: torch.dtype, seed: int, folder: Path | None = None
+) -> Encoder:
+    """The sending end for rows of `width` elements; `seed` fixes what is random about this client's link.
+
+    `folder` is where references go that are kept on disk.
+    """
+    if config.gate == "error":
+        return VideoEncoder(config, width, dtype, folder if config.store == "disk" else None)
+    if config.gate == "sampled":
+        return SampledEncoder(config, width, dtype, seed)
+    return GatedEncoder(config, width, dtype, seed)
+
+
+def make_decoder(config: LinkCodecConfig, width: int, dtype: torch.dtype, folder: Path | None = None) -> Decoder:
+    """The receiving end."""
+    if config.gate == "error":
+        return VideoDecoder(config, width, dtype, folder if config.store == "disk" else None)
+    if config.gate == "sampled":
+        return SampledDecoder(config, width, dtype)
+    return GatedDecoder(config, width, dtype)

@@ -1,0 +1,206 @@
+"""Our codec for activations: per position skipped, sent as a change, or sent whole, within an error bound.
+
+S where the relative L2 error of the shared reconstruction is at most tau; else P, the change against it; I where there
+is none, or the change is larger than the row: then the change against the nearest row of another position that the
+receiver holds, if that is smaller than the row itself. The sender decides by what the receiver holds, so the remainder
+of one visit returns at the next: ||x - reference|| contracts as in EF21 (arXiv 2106.05203). Positions of one batch that
+have the same key are coded once.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splitcom_dist.codec.entropy import max_bytes, pack_bytes, unpack_bytes
+from splitcom_dist.codec.frames import Frames, Limits
+from splitcom_dist.codec.gate import Similarity, compare
+from splitcom_dist.codec.groups import max_row_bytes, pack_rows, unpack_rows
+from splitcom_dist.codec.keyed_store import KeyedStore
+from splitcom_dist.codec.neighbours import Neighbours
+from splitcom_dist.codec.prefix import first_occurrence
+from splitcom_dist.codec.residual import quantize
+from splitcom_dist.codec.sections import as_bytes, as_section
+from splitcom_dist.codec.steps import steps_of
+from splitcom_dist.codec.transform import Rotation
+from splitcom_dist.codec.visit import Visit
+from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.errors import WireError
+
+SKIP, PREDICTED, INTRA, COLD = range(4)  # codes of the mode map
+FURTHEST = 2**16 - 1  # how far behind the newest key of a packet a neighbour's key may lie; 0 stands for none
+
+
+class VideoEnd:
+    """What both ends share: the rotation, and the store of rows by position key."""
+
+    def __init__(self, config: LinkCodecConfig, width: int, dtype: torch.dtype, folder: Path | None) -> None:
+        self.config = config
+        self.width = width
+        self.dtype = dtype
+        self.rotation = Rotation(width)
+        self.store = KeyedStore(width, config.store_dtype, folder, config.store_rows)
+
+    def _rows(self, keys: Tensor, known: Tensor) -> Tensor:
+        """References (n, d) float32, zeros where a key is not known."""
+        rows = torch.zeros(len(keys), self.width)
+        if bool(known.any()):
+            rows[known] = self.store.get(keys[known])
+        return rows
+
+    def _remember(self, keys: Tensor, modes: Tensor, rows: Tensor) -> Tensor:
+        """Update the store after a packet; returns rows (U, d) as the store now has them."""
+        sent = (modes == PREDICTED) | (modes == INTRA)
+        if bool(sent.any()):
+            rows[sent] = self.store.put(keys[sent], rows[sent])
+        self.store.drop(keys[modes == COLD])
+        self.store.touch(keys[modes != COLD])
+        self.store.evict()
+        return rows
+
+
+class VideoEncoder(VideoEnd):
+    """The sending end. `theta` is tau told as a cosine, at equal norms: tau = sqrt(2 - 2 theta)."""
+
+    def __init__(self, config: LinkCodecConfig, width: int, dtype: torch.dtype, folder: Path | None) -> None:
+        super().__init__(config, width, dtype, folder)
+        self.theta = 1 - config.tau**2 / 2
+        self._neighbours = Neighbours(width)
+
+    def needs_values(self, visit: Visit) -> bool:
+        return True
+
+    def encode(self, values: Tensor | None, visit: Visit) -> Frames:
+        """Rows (T, d) of a batch -> Frames; updates the store."""
+        assert values is not None
+        tau = (2 - 2 * self.theta) ** 0.5
+        first, inverse = first_occurrence(visit.keys)
+        keys, rows = visit.keys[first], values[first].float()
+        known = self.store.known(keys)
+        base = self._rows(keys, known)  # what each row is the change of
+        size, change = _norm(rows), _norm(rows - base)
+        similarity = self._similarity(values.float(), base[inverse], known[inverse], visit)
+        modes = torch.full((len(keys),), INTRA, dtype=torch.uint8)
+        modes[known & (change < size)] = PREDICTED
+        modes[known & (change <= tau * size)] = SKIP
+        modes[~size.isfinite()] = COLD
+        base[modes == INTRA], behind = self._intra_base(keys, rows, modes == INTRA)
+        sent = ((modes == PREDICTED) | (modes == INTRA)).nonzero().flatten()
+        aim, bound = self.config.refine * tau * size[sent], tau * size[sent]
+        coded = quantize(self.rotation, rows[sent] - base[sent], aim, bound, self.config.rounding)
+        base[sent] += coded.decoded
+        fits = coded.within
+        behind = behind[fits[modes[sent] == INTRA]]
+        modes[sent[~fits]] = COLD  # sizes that no step fits
+        raw = rows[modes == COLD].bfloat16().view(torch.uint8).flatten()
+        sections = {
+            "side": as_section(behind.numpy().astype("<u2").tobytes()),
+            "modes": as_section(pack_bytes(modes.numpy())),
+            "scales": as_section(pack_bytes(coded.codes[fits].numpy())),
+            "symbols": torch.cat([raw, as_section(pack_rows(coded.symbols[fits].numpy()))]),
+        }
+        held = self._remember(keys, modes, base)
+        self._neighbours.add(keys[modes == INTRA], held[modes == INTRA])
+        counts = torch.bincount(modes, minlength=4).tolist()
+        return Frames(
+            sections,
+            intra=counts[INTRA],
+            predicted=counts[PREDICTED],
+            skipped=visit.tokens - sum(counts[1:]),  # positions that share another's frame among them
+            cold=counts[COLD],
+            similarity=similarity,
+            sent=_any_of(modes[inverse] != SKIP, visit.lengths),
+        )
+
+    def _intra_base(self, keys: Tensor, rows: Tensor, intra: Tensor) -> tuple[Tensor, Tensor]:
+        """For each I frame the row it is the change of (n_I, d), and how far behind the newest key that row's is."""
+        if not len(self.store):
+            self._neighbours.clear()
+        rows, found = rows[intra], self._neighbours.nearest(rows[intra])
+        behind = int(keys.max()) - found
+        usable = (found >= 0) & (behind > 0) & (behind <= FURTHEST)
+        usable &= self.store.known(found.clamp_min(0))
+        base = self._rows(found.clamp_min(0), usable)
+        usable &= _norm(rows - base) < _norm(rows)
+        base[~usable] = 0
+        return base, behind.where(usable, torch.zeros_like(behind))
+
+    def _similarity(self, values: Tensor, references: Tensor, known: Tensor, visit: Visit) -> Similarity | None:
+        """Of each sample whose every position has a reference; None if there is no such sample."""
+        whole = ~_any_of(~known, visit.lengths)
+        return compare(values, references, visit.lengths, whole) if bool(whole.any()) else None
+
+
+class VideoDecoder(VideoEnd):
+    """The receiving end."""
+
+    def limits(self, samples: int, tokens: int) -> Limits:
+        """What a packet of so many samples and positions may weigh at most."""
+        symbols = max_row_bytes(tokens, self.width) + 2 * self.width * tokens
+        return Limits(side=2 * tokens, modes=max_bytes(tokens), scales=max_bytes(tokens), symbols=symbols)
+
+    def decode(self, sections: dict[str, Tensor], visit: Visit) -> Tensor:
+        """Packet sections -> rows (T, d); then updates the store. Raises WireError, with the store unchanged."""
+        first, inverse = first_occurrence(visit.keys)
+        keys = visit.keys[first]
+        modes = torch.from_numpy(unpack_bytes(as_bytes(sections, "modes"), len(keys)).copy())
+        if bool((modes > COLD).any()):
+            raise WireError(f"modes: {int(modes.max())} is no kind of frame")
+        known = self.store.known(keys)
+        for mode, name in ((SKIP, "skipped"), (PREDICTED, "predicted")):
+            lacking = (modes == mode) & ~known
+            if bool(lacking.any()):
+                raise WireError(f"modes: position {int(keys[lacking][0])} is {name} from no reference")
+        base = self._rows(keys, known)
+        base[modes == INTRA] = self._intra_base(keys, sections, int((modes == INTRA).sum()))
+        cold, decoded = self._payload(sections, modes)
+        base[(modes == PREDICTED) | (modes == INTRA)] += decoded
+        rows = self._remember(keys, modes, base)
+        rows[modes == COLD] = cold
+        return rows[inverse].to(self.dtype)
+
+    def _intra_base(self, keys: Tensor, sections: dict[str, Tensor], count: int) -> Tensor:
+        """What each of the packet's I frames is the change of (count, d)."""
+        packed = as_bytes(sections, "side")
+        if len(packed) != 2 * count:
+            raise WireError(f"side: {len(packed)} bytes for {count} positions sent whole")
+        behind = torch.from_numpy(np.frombuffer(packed, "<u2").astype(np.int64))
+        found = int(keys.max()) - behind
+        used = behind > 0
+        if bool((used & ((found < 0) | ~self.store.known(found.clamp_min(0)))).any()):
+            raise WireError("side: a position is predicted from one that is not held")
+        return self._rows(found.clamp_min(0), used)
+
+    def _payload(self, sections: dict[str, Tensor], modes: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows sent raw (n_C, d), and decoded changes (n_P + n_I, d)."""
+        packed = as_bytes(sections, "symbols")
+        count = int(((modes == PREDICTED) | (modes == INTRA)).sum())
+        raw = 2 * self.width * int((modes == COLD).sum())
+        if len(packed) < raw:
+            raise WireError(f"symbols: {len(packed)} bytes cannot hold {raw} of raw positions")
+        cold = torch.zeros(0, self.width)
+        if raw:
+            cold = sections["symbols"][:raw].clone().view(torch.bfloat16).view(-1, self.width).float()
+        codes = torch.from_numpy(unpack_bytes(as_bytes(sections, "scales"), count).copy())
+        symbols = torch.from_numpy(unpack_rows(packed[raw:], count, self.width))
+        return cold, self.rotation.inverse(symbols, steps_of(codes))
+
+    def recall(self, visit: Visit) -> Tensor:
+        """The references of a batch (T, d). Raises WireError if a position has none."""
+        first, inverse = first_occurrence(visit.keys)
+        keys = visit.keys[first]
+        if not bool(self.store.known(keys).all()):
+            raise WireError(f"samples {visit.samples}: a position has no reference")
+        self.store.touch(keys)
+        return self.store.get(keys)[inverse].to(self.dtype)
+
+
+def _norm(rows: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norm
+
+
+def _any_of(marks: Tensor, lengths: Tensor) -> Tensor:
+    """(T,) bool, (B,) -> (B,) bool: whether any position of a sample is marked."""
+    return torch.stack([part.any() for part in marks.split(lengths.tolist())])

@@ -1,0 +1,137 @@
+"""What no run could use: values outside their range, and keys that contradict each other."""
+
+from splitcom_dist.config import Config, LinkCodecConfig, gated_links, lookup
+from splitcom_dist.errors import UserError
+from splitcom_dist.links import LINKS
+
+CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "data.overlong": ("truncate", "drop", "error"),
+    "data.partition": ("iid",),
+    "train.optimizer": ("adamw", "sgd"),
+    "train.schedule": ("linear", "cosine", "constant"),
+    "codec.up_activation.gate": ("always", "once", "cosine", "error"),
+    "codec.down_activation.gate": ("always", "cosine", "error"),
+    "codec.up_gradient.gate": ("always", "cosine", "sampled"),
+    "codec.down_gradient.gate": ("always", "never", "cosine", "sampled"),
+    **{f"codec.{link}.predictor": ("none", "delta") for link in LINKS},
+    **{f"codec.{link}.quantizer": ("none", "fp16", "int8", "channels", "low_rank", "tiles") for link in LINKS},
+    **{f"codec.{link}.store_dtype": ("bfloat16", "float32", "int8") for link in LINKS},
+    **{f"codec.{link}.store": ("ram", "disk") for link in LINKS},
+    "fed.adapter_quantizer": ("none", "int8"),
+    "rest.policy": ("never", "every_k", "freeze_after", "gain"),
+    "control.name": ("fixed", "bang_bang", "ddpg", "byte_budget"),
+    "control.ddpg.every": ("round", "epoch"),
+    "telemetry.baseline_dtype": ("float16", "float32"),
+    "transport": ("gloo",),
+}
+AT_LEAST = {
+    "model.cut_layer": 1,
+    "model.tail_layers": 0,
+    "lora.rank": 1,
+    "data.max_length": 8,
+    "data.train_samples": 1,
+    "data.validation_samples": 1,
+    "roles.client_ranks": 1,
+    "roles.server_ranks": 1,
+    "fed.clients": 1,
+    "fed.every": 1,
+    "train.epochs": 1,
+    "train.batch_size": 1,
+    "train.lr": 0,
+    "train.weight_decay": 0,
+    "train.warmup_steps": 0,
+    "train.max_grad_norm": 0,
+    "train.seed": 0,
+    **{f"codec.{link}.sketch_rows": 1 for link in LINKS},
+    **{f"codec.{link}.bits": 2 for link in LINKS},
+    **{f"codec.{link}.low_rank": 1 for link in LINKS},
+    **{f"codec.{link}.store_rows": 0 for link in LINKS},
+    "rest.every": 2,
+    "rest.epochs": 0,
+    "rest.patience": 1,
+    "rest.least": 0,
+    "control.bang_bang.tolerance": 0,
+    "control.bang_bang.release": 0,
+    "control.ddpg.quality_weight": 0,
+    "control.ddpg.discount": 0,
+    "control.ddpg.noise": 0,
+    "control.ddpg.noise_decay": 0,
+    "control.ddpg.updates": 0,
+    "control.byte_budget.megabytes": 0,
+    "eval.every": 1,
+    "eval.batch_size": 1,
+    "runtime.timeout_seconds": 1,
+    "runtime.threads": 0,
+}
+
+
+def validate(config: Config) -> None:
+    """Raise UserError for the first value that no run could use; names the key and the mend."""
+    for key, choices in CHOICES.items():
+        if (value := lookup(config, key)) not in choices:
+            raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
+    for key, least in AT_LEAST.items():
+        value = lookup(config, key)
+        if value is not None and not value >= least:
+            raise UserError(f"{key}={value}: must be at least {least}")
+    if config.fed.clients < config.roles.client_ranks:
+        raise UserError(
+            f"fed.clients={config.fed.clients} is fewer than roles.client_ranks={config.roles.client_ranks}: "
+            "every client rank needs a logical client; raise fed.clients or lower roles.client_ranks"
+        )
+    if config.roles.server_ranks != 1:
+        raise UserError(f"roles.server_ranks={config.roles.server_ranks}: one server rank is supported, set 1")
+    if "{client}" in (config.data.path or "") and config.data.validation_path is None:
+        raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
+    thetas = [f"codec.{link}.theta" for link in LINKS]
+    bounds = [f"control.{kind}.{bound}" for kind in ("activation", "gradient") for bound in ("low", "high")]
+    for key in (*thetas, *bounds):
+        if not -1 <= lookup(config, key) <= 1:
+            raise UserError(f"{key}={lookup(config, key)}: a cosine lies between -1 and 1")
+    for low, high in (bounds[:2], bounds[2:], ("control.bang_bang.release", "control.bang_bang.tolerance")):
+        if lookup(config, low) > lookup(config, high):
+            raise UserError(f"{low}={lookup(config, low)}: must not exceed {high}={lookup(config, high)}")
+    if config.control.name != "fixed" and not gated_links(config):
+        raise UserError(f"control.name={config.control.name}: codec {config.codec.name} has no threshold to move")
+    for link in LINKS:
+        codec = getattr(config.codec, link)
+        if codec.rescale and codec.gate != "cosine":
+            raise UserError(f"codec.{link}.rescale: only a cosine gate has what it takes, gate={codec.gate} has none")
+        _check_link(f"codec.{link}", codec)
+    if (config.codec.up_activation.gate == "once") != (config.codec.down_gradient.gate == "never"):
+        raise UserError(
+            "codec.up_activation.gate=once and codec.down_gradient.gate=never go together: "
+            "what is sent once is right only while the head does not train (preset codec=frozen)"
+        )
+    if config.rest.policy != "never" and config.codec.up_activation.gate == "always":
+        raise UserError(
+            f"rest.policy={config.rest.policy}: codec.up_activation.gate=always keeps no references to go on with; "
+            "take codec=video, or gate cosine or error"
+        )
+    if config.rest.policy == "gain" and config.codec.down_gradient.gate == "never":
+        raise UserError("rest.policy=gain: codec.down_gradient.gate=never leaves heads nothing to wake for")
+    for key in ("lora.dropout", "model.dropout", "control.ddpg.discount"):
+        if not 0 <= lookup(config, key) < 1:
+            raise UserError(f"{key}={lookup(config, key)}: must be at least 0 and below 1")
+
+
+def _check_link(name: str, codec: LinkCodecConfig) -> None:
+    if codec.predictor == "delta" and codec.gate != "always":
+        raise UserError(f"{name}.predictor=delta: needs gate=always, not {codec.gate}")
+    if codec.quantizer == "low_rank" and codec.predictor != "delta":
+        raise UserError(f"{name}.quantizer=low_rank: codes changes, so it needs predictor=delta")
+    if codec.gate in ("error", "sampled") and codec.quantizer != "none":
+        raise UserError(f"{name}.quantizer={codec.quantizer}: gate={codec.gate} has a quantizer of its own, set none")
+    for key, needed in (("store_dtype", "int8"), ("store", "disk")):
+        if getattr(codec, key) == needed and codec.gate != "error":
+            raise UserError(f"{name}.{key}={needed}: only gate=error keeps references that way, not {codec.gate}")
+    if codec.store_rows and codec.gate != "error":
+        raise UserError(f"{name}.store_rows={codec.store_rows}: only gate=error forgets, not {codec.gate}")
+    if codec.bits > 8:
+        raise UserError(f"{name}.bits={codec.bits}: at most 8")
+    for key in ("tau", "refine", "keep"):
+        if not 0 < getattr(codec, key) <= 1:
+            raise UserError(f"{name}.{key}={getattr(codec, key)}: must be above 0 and at most 1")
+    if not 0 < codec.rounding <= 0.5:
+        raise UserError(f"{name}.rounding={codec.rounding}: must be above 0 and at most 0.5")

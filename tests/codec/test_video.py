@@ -1,0 +1,196 @@
+"""Per-position I/P/S frames: the bound holds always, both ends agree bit for bit, and what is left over comes back."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from splitcom_dist.codec.frames import Frames
+from splitcom_dist.codec.transform import Rotation
+from splitcom_dist.codec.video import VideoDecoder, VideoEncoder
+from splitcom_dist.codec.visit import Visit
+from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.errors import WireError
+
+WIDTH = 32
+# Samples 0..3 as key paths; 1 shares the first two positions of 0, 3 all of 2 and one more.
+PATHS = [np.array(path) for path in ([0, 1, 2], [0, 1, 3, 4], [5, 6], [5, 6, 7])]
+STORE_ERROR = {"float32": 0.0, "bfloat16": 2**-8, "int8": 0.02}  # relative, of Gaussian rows
+
+
+def ends(folder: Path | None = None, **changes: object) -> tuple[VideoEncoder, VideoDecoder]:
+    config = LinkCodecConfig(gate="error", **changes)  # type: ignore[arg-type]
+    return VideoEncoder(config, WIDTH, torch.float32, folder), VideoDecoder(config, WIDTH, torch.float32, folder)
+
+
+def visit_of(samples: list[int]) -> Visit:
+    paths = [PATHS[sample] for sample in samples]
+    return Visit(samples, torch.tensor([len(path) for path in paths]), paths)
+
+
+def relative(found: Tensor, wanted: Tensor) -> Tensor:
+    return (found - wanted).norm(dim=1) / wanted.norm(dim=1)
+
+
+batches = st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1, max_size=4, unique=True)
+histories = st.lists(st.tuples(batches, st.sampled_from([0.0, 0.03, 0.2, 3.0])), min_size=1, max_size=10)
+
+
+@pytest.mark.parametrize("store_dtype", ["bfloat16", "float32", "int8"])
+@pytest.mark.parametrize("limit", [0, 4])
+@settings(max_examples=60, deadline=None)
+@given(history=histories, tau=st.sampled_from([0.05, 0.1, 0.3]), seed=st.integers(0, 99))
+def test_every_position_is_within_the_bound_and_the_ends_agree(
+    store_dtype: str, limit: int, history: list[tuple[list[int], float]], tau: float, seed: int
+) -> None:
+    encoder, decoder = ends(tau=tau, store_dtype=store_dtype, store_rows=limit)
+    generator = torch.Generator().manual_seed(seed)
+    current = torch.randn(8, WIDTH, generator=generator)
+    for samples, drift in history:
+        current += drift * torch.randn(current.shape, generator=generator)
+        visit = visit_of(samples)
+        values = current[visit.keys]
+        before = encoder.store.known(visit.keys)
+        frames = encoder.encode(values, visit)
+        decoded = decoder.decode(frames.sections, visit)
+        assert frames.intra + frames.predicted + frames.skipped + frames.cold == visit.tokens
+        assert encoder.store.digest == decoder.store.digest
+        assert frames.cold == 0
+        assert float(relative(decoded, values).max()) <= tau * 1.0001 + STORE_ERROR[store_dtype]
+        distinct = len(set(visit.keys.tolist()))
+        assert frames.intra >= distinct - len(set(visit.keys[before].tolist())), "an unknown position is sent whole"
+        if limit == 0:
+            assert torch.equal(decoder.recall(visit), decoded), "what the server goes on with while clients rest"
+
+
+def test_modes_follow_the_rule() -> None:
+    encoder, decoder = ends(tau=0.1, store_dtype="float32")
+    rows, visit = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1)), visit_of([0])
+    held = decoder.decode(encoder.encode(rows, visit).sections, visit)
+    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(2))
+    noise *= held.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+    now = held + noise * torch.tensor([[0.05], [0.5], [30.0]])  # within tau; nearer than zero; further than zero
+    frames = encoder.encode(now, visit)
+    assert (frames.skipped, frames.predicted, frames.intra) == (1, 1, 1)
+    again = decoder.decode(frames.sections, visit)
+    assert torch.equal(again[0], held[0])
+
+
+def test_a_prefix_is_coded_once_in_a_batch_and_known_to_later_samples() -> None:
+    encoder, decoder = ends(store_dtype="float32")
+    rows = torch.randn(8, WIDTH)
+    both = visit_of([0, 1])
+    frames = encoder.encode(rows[both.keys], both)
+    assert (frames.intra, frames.skipped) == (5, 2)
+    decoder.decode(frames.sections, both)
+    first, longer = visit_of([2]), visit_of([3])
+    decoder.decode(encoder.encode(rows[first.keys], first).sections, first)
+    later = encoder.encode(rows[longer.keys], longer)
+    assert (later.intra, later.predicted) == (1, 0), "sample 3 is new, but only its last position is"
+
+
+def test_the_remainder_returns_at_the_next_visit() -> None:
+    """EF21: against fixed values every visit that sends leaves less than `refine` x tau of what was there."""
+    encoder, decoder = ends(tau=0.1, refine=0.5, store_dtype="float32")
+    values, visit = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(0)), visit_of([0])
+    errors = []
+    for theta in (0.995, 0.99955, 0.99995, 0.9999955):  # a controller lowers tau: 0.1, 0.03, 0.01, 0.003
+        encoder.theta = theta
+        errors.append(float(relative(decoder.decode(encoder.encode(values, visit).sections, visit), values).max()))
+    assert all(after < 0.6 * before for before, after in pairwise(errors)), errors
+    assert errors[-1] < 0.003
+    frames = encoder.encode(values, visit)
+    assert frames.skipped == 3, "what is within the bound crosses no more"
+
+
+def test_a_drifting_value_never_leaves_the_bound_while_most_visits_are_skipped() -> None:
+    encoder, decoder = ends(tau=0.1, refine=0.3, store_dtype="float32")
+    generator = torch.Generator().manual_seed(0)
+    values, visit, skipped = torch.randn(3, WIDTH, generator=generator), visit_of([0]), 0
+    for _ in range(40):
+        values = values + 0.02 * torch.randn(values.shape, generator=generator)
+        frames = encoder.encode(values, visit)
+        skipped += frames.skipped
+        assert float(relative(decoder.decode(frames.sections, visit), values).max()) <= 0.1
+    assert 60 < skipped < 117, "a random walk of 2 % a visit leaves 10 % after about 20 visits"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_rows_that_no_step_fits_are_sent_cold_and_not_remembered(bad: float) -> None:
+    encoder, decoder = ends(store_dtype="float32")
+    values, visit = torch.randn(3, WIDTH), visit_of([0])
+    decoder.decode(encoder.encode(values, visit).sections, visit)
+    values = values.clone()
+    values[1, 4] = bad
+    frames = encoder.encode(values, visit)
+    decoded = decoder.decode(frames.sections, visit)
+    assert (frames.cold, frames.skipped) == (1, 2)
+    assert torch.equal(decoded[1], values[1].bfloat16().float()) or bad != bad
+    assert not bool(decoder.store.known(torch.tensor([1]))) and encoder.store.digest == decoder.store.digest
+    healed = encoder.encode(torch.randn(3, WIDTH), visit)
+    assert healed.intra >= 1 and healed.cold == 0
+
+
+def test_massive_channels_do_not_drown_the_others_beyond_the_bound() -> None:
+    encoder, decoder = ends(tau=0.05, store_dtype="bfloat16")
+    values, visit = torch.randn(3, WIDTH), visit_of([0])
+    values[:, 7] = 4000.0
+    decoded = decoder.decode(encoder.encode(values, visit).sections, visit)
+    assert float(relative(decoded, values).max()) <= 0.05 + 2**-8
+
+
+@pytest.mark.parametrize("section", ["modes", "scales", "symbols"])
+@pytest.mark.parametrize("change", ["short", "long", "none"])
+def test_a_malformed_section_leaves_the_store_unchanged(section: str, change: str) -> None:
+    encoder, decoder = ends()
+    visit = visit_of([0, 2])
+    decoder.decode(encoder.encode(torch.randn(5, WIDTH), visit).sections, visit)
+    digest, sections = decoder.store.digest, dict(encoder.encode(torch.randn(5, WIDTH), visit).sections)
+    part = sections[section]
+    sections[section] = {"short": part[:-1], "long": torch.cat([part, part[:1]]), "none": part[:0]}[change]
+    with pytest.raises(WireError):
+        decoder.decode(sections, visit)
+    assert decoder.store.digest == digest
+
+
+def test_frames_over_references_that_are_not_there_are_refused() -> None:
+    encoder, decoder = ends()
+    visit = visit_of([0])
+    values = torch.randn(3, WIDTH)
+    encoder.encode(values, visit)  # lost
+    for change, word in ((1.0, "skipped"), (1.5, "predicted")):
+        with pytest.raises(WireError, match=f"position 0 is {word} from no reference"):
+            decoder.decode(encoder.encode(values * change, visit).sections, visit)
+    with pytest.raises(WireError, match="no reference"):
+        decoder.recall(visit)
+    assert len(decoder.store) == 0
+
+
+def test_no_packet_exceeds_its_limits() -> None:
+    encoder, decoder = ends(tau=1e-4)
+    for scale in (1e-30, 1e-3, 1.0, 1e4, 1e9):
+        visit = visit_of([0, 1, 2, 3])
+        values = scale * torch.randn(12, WIDTH) * torch.logspace(-3, 3, WIDTH)
+        frames: Frames = encoder.encode(values, visit)
+        limits = decoder.limits(4, visit.tokens)
+        for name, section in frames.sections.items():
+            assert len(section) <= getattr(limits, name), (name, scale)
+        decoder.decode(frames.sections, visit)
+
+
+def test_reconstructions_are_exact_sums_of_integers() -> None:
+    """In whichever order a machine adds, it must get the same bits: here against exact arithmetic in float64."""
+    rotation = Rotation(192)
+    symbols = torch.randint(-(2**15), 2**15, (50, 192), dtype=torch.int32)
+    steps = torch.full((50,), 2.0**-7)
+    matrix = rotation.inverse(torch.eye(192, dtype=torch.int32), torch.ones(192)).sign().double()
+    scale = float(rotation.inverse(torch.eye(192, dtype=torch.int32)[:1], torch.ones(1)).abs().max())
+    exact = (symbols.double() @ matrix).float() * (steps * torch.tensor(scale)).unsqueeze(1)
+    assert torch.equal(rotation.inverse(symbols, steps), exact)
+    rows = torch.randn(5, 192)
+    assert torch.allclose(rotation.forward(rows).norm(dim=1), rows.norm(dim=1), rtol=1e-5)
