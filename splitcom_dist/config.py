@@ -70,12 +70,14 @@ class LinkCodecConfig:
     sketch_rows: int = 64  # rows k of the random projection
     rescale: bool = False  # a skipped token's reference is scaled to the token's length along it; 2 bytes a token
     tau: float = 0.1  # error gate: a position whose reference is off by at most this (relative L2) is skipped
-    refine: float = 0.5  # error gate: what is sent is quantized to so many tau
-    rounding: float = 0.5  # error gate: less than 1 - rounding steps becomes 0; 0.5 rounds to nearest
+    refine: float = 0.8  # error gate: what is sent is quantized to an error of so many tau
+    rounding: float = 0.4  # error gate: less than 1 - rounding steps becomes 0; 0.5 rounds to nearest
+    basis: bool = True  # error gate: learn a basis from the first rows and tell it: d^2 bytes a client
+    noise: float = 0.1  # sampled gate: variance that rounding adds, of the gradients' squared norm
     keep: float = 1.0  # sampled gate: expected share of the positions that is sent, heavy ones before light ones
     predictor: str = "none"  # delta: a sample's later visits cross as changes (gate always)
     quantizer: str = "none"  # none, fp16, int8, channels, low_rank or tiles
-    bits: int = 4  # an element: of channels, tiles, the factors of low_rank, and the sampled gate
+    bits: int = 4  # an element: of channels, tiles and the factors of low_rank
     low_rank: int = 16  # directions of low_rank
     store_dtype: str = "bfloat16"  # of the references: bfloat16 or float32; error gate also int8
     store: str = "ram"  # error gate: ram, or disk (under the run directory)

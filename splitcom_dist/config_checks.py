@@ -117,8 +117,11 @@ def validate(config: Config) -> None:
 
 
 def _check_link(name: str, codec: LinkCodecConfig) -> None:
-    if codec.predictor == "delta" and codec.gate != "always":
-        raise UserError(f"{name}.predictor=delta: needs gate=always, not {codec.gate}")
+    matrices = ("channels", "low_rank")
+    if codec.quantizer in matrices and codec.gate != "always":
+        raise UserError(f"{name}.quantizer={codec.quantizer}: needs gate=always, not {codec.gate}")
+    if codec.predictor == "delta" and codec.quantizer not in matrices:
+        raise UserError(f"{name}.predictor=delta: needs quantizer channels or low_rank, not {codec.quantizer}")
     if codec.quantizer == "low_rank" and codec.predictor != "delta":
         raise UserError(f"{name}.quantizer=low_rank: codes changes, so it needs predictor=delta")
     if codec.gate in ("error", "sampled") and codec.quantizer != "none":
@@ -130,7 +133,7 @@ def _check_link(name: str, codec: LinkCodecConfig) -> None:
         raise UserError(f"{name}.store_rows={codec.store_rows}: only gate=error forgets, not {codec.gate}")
     if codec.bits > 8:
         raise UserError(f"{name}.bits={codec.bits}: at most 8")
-    for key in ("tau", "refine", "keep"):
+    for key in ("tau", "refine", "noise", "keep"):
         if not 0 < getattr(codec, key) <= 1:
             raise UserError(f"{name}.{key}={getattr(codec, key)}: must be above 0 and at most 1")
     if not 0 < codec.rounding <= 0.5:

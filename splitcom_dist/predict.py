@@ -1,18 +1,24 @@
-"""How many bytes a run will hand to its transport: exact where every sample is sent or sent once, else two bounds."""
+"""How many bytes a run will hand to its transport: exact where no gate decides and nothing is entropy-coded, else two
+bounds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from splitcom_dist.attendance import Attendance, Mode
+from splitcom_dist.codec.delta import delta_bytes, whole_bytes
+from splitcom_dist.codec.ends import make_decoder
 from splitcom_dist.codec.labels import max_label_bytes
+from splitcom_dist.codec.matrices import MATRIX_QUANTIZERS
 from splitcom_dist.codec.modes import modes_bytes
 from splitcom_dist.codec.prefix import max_manifest_bytes
-from splitcom_dist.codec.quantize import QUANTIZERS
+from splitcom_dist.codec.quantize import quantizer_of
 from splitcom_dist.codec.wire import HEADER
-from splitcom_dist.config import Config, LinkCodecConfig
+from splitcom_dist.comm.compressed_mean import ANNOUNCEMENT, CHECKSUM, packet_bytes
+from splitcom_dist.config import Config, LinkCodecConfig, head_trains, names_samples
 from splitcom_dist.data.tokens import Sample
-from splitcom_dist.links import links_of
+from splitcom_dist.links import LINKS, is_upward, links_of
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.schedule import Schedule
 
@@ -44,34 +50,84 @@ def predict_links(
 
 
 def predict_adapters(config: Config, schedule: Schedule, of_clients: int, of_servers: int) -> int:
-    """Bytes of averaging and of the servers' adapters, from float32 elements of each."""
+    """Bytes of averaging and of the servers' adapters, from elements of each; for `rest.policy=gain` at most."""
     steps = range(schedule.total_steps)
     averagings = sum(map(schedule.averages_after, steps))
     evaluations = sum(map(schedule.evaluates_after, steps))
-    ranks = len(schedule.layout.client_ranks) + 1  # the aggregator takes part; a weight goes along
+    ranks = len(schedule.layout.client_ranks)
     servers = len(schedule.layout.server_ranks)
-    return averagings * ranks * 4 * (of_clients + 1) + evaluations * servers * 4 * of_servers
+    if config.fed.adapter_quantizer == "int8":
+        averaging = (ranks + 1) * ANNOUNCEMENT + ranks * packet_bytes(of_clients)
+        return averagings * averaging + evaluations * servers * (CHECKSUM + packet_bytes(of_servers))
+    # Each gives a weight along, and the aggregator, which only listens, as much as the others.
+    return averagings * (ranks + 1) * 4 * (of_clients + 1) + evaluations * servers * 4 * of_servers
 
 
 def _predict(
     config: Config, link: str, source: ModelSource, batches: Sequence[int], samples: Sequence[Sample], epochs: int
 ) -> LinkBytes:
-    codec: LinkCodecConfig = getattr(config.codec, link)
     positions = sum(len(sample.tokens) - 1 for sample in samples)
     row = source.hidden_size * getattr(torch, config.telemetry.baseline_dtype).itemsize
-    quantizer = QUANTIZERS[codec.quantizer](getattr(torch, config.model.dtype))
-    whole = quantizer.scale_bytes(positions) + quantizer.symbol_bytes(positions, source.hidden_size)
-    fixed = epochs * sum(HEADER.size + modes_bytes(codec, size, skipped=0) for size in batches)
-    gains = modes_bytes(codec, 0, skipped=positions)
-    if link == "up_activation":
-        fixed += epochs * len(samples) * max_manifest_bytes(1) // 2
-        if not config.model.tail_layers:
-            targets = sum(len(sample.tokens) - sample.target_start for sample in samples)
-            fixed += max_label_bytes(len(samples), targets, source.vocabulary)
-    visits = {"always": (epochs, epochs), "once": (1, 1), "never": (0, 0), "cosine": (1, epochs)}[codec.gate]
+    first, later = _epoch_bytes(getattr(config.codec, link), config, source, batches, samples)
+    ends = []
+    for bound, (busy, told) in enumerate(_busy_epochs(config, link, epochs)):
+        payload = first[bound] + (busy - 1) * later[bound] if busy else 0
+        headers = (busy + told) * len(batches) * HEADER.size
+        ends.append(payload + headers + (_opening_bytes(config, source, samples, busy) if link == LINKS[0] else 0))
     return LinkBytes(
         raw_padded=epochs * len(samples) * config.data.max_length * row,
         raw_real=epochs * positions * row,
-        least=fixed + visits[0] * whole + (epochs - visits[0]) * gains,
-        most=fixed + visits[1] * whole,
+        least=ends[0],
+        most=ends[1],
     )
+
+
+def _busy_epochs(config: Config, link: str, epochs: int) -> list[tuple[int, int]]:
+    """At least and at most: epochs in which values cross on a link, and such in which headers alone do."""
+    if link in ("down_activation", "up_gradient"):
+        return [(epochs, 0)] * 2
+    attendance = Attendance(config.rest)
+    modes = [attendance.mode(epoch) for epoch in range(epochs)]
+    trains = modes.count(Mode.TRAIN) if head_trains(config) else 0
+    tells = modes.count(Mode.TELL) + modes.count(Mode.TRAIN) - trains
+    most = (trains + tells, 0) if is_upward(link) else (trains, 0 if config.model.tail_layers else tells)
+    return [(1, 0) if config.rest.policy == "gain" else most, most]  # that policy rests after one epoch at the earliest
+
+
+def _opening_bytes(config: Config, source: ModelSource, samples: Sequence[Sample], epochs: int) -> int:
+    """What names the batches of so many epochs, and in the standard shape every label once."""
+    entry = max_manifest_bytes(1) // 2
+    size = epochs * len(samples) * entry + (len(samples) * entry if names_samples(config) else 0)
+    if config.model.tail_layers:
+        return size
+    targets = sum(len(sample.tokens) - sample.target_start for sample in samples)
+    return size + max_label_bytes(len(samples), targets, source.vocabulary)
+
+
+def _epoch_bytes(
+    codec: LinkCodecConfig, config: Config, source: ModelSource, batches: Sequence[int], samples: Sequence[Sample]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Sections of one epoch over all samples, at least and at most: of the first, and of any later one."""
+    lengths, width = [len(sample.tokens) - 1 for sample in samples], source.hidden_size
+    if codec.gate in ("error", "sampled"):
+        limits = make_decoder(codec, width, getattr(torch, config.model.dtype)).limits(len(lengths), sum(lengths))
+        most = limits.side + limits.modes + limits.scales + limits.symbols
+        return (0, most), (0, most)  # what entropy coding makes of the values is not foreseen
+    maps = sum(-(-size // 8) for size in batches)
+    if codec.quantizer in MATRIX_QUANTIZERS:
+        whole, changes = (size - (len(lengths) + 7) // 8 + maps for size in _matrix_bytes(codec, lengths, width))
+        first = whole if codec.predictor == "delta" else changes
+        return (first, first), (changes, changes)
+    quantizer = quantizer_of(codec, getattr(torch, config.model.dtype))
+    whole = quantizer.scale_bytes(sum(lengths)) + quantizer.symbol_bytes(sum(lengths), width)
+    if codec.gate == "never":
+        return (0, 0), (0, 0)
+    maps = sum(modes_bytes(codec, size, skipped=0) for size in batches)
+    skipped = {"always": whole, "once": 0, "cosine": modes_bytes(codec, 0, skipped=sum(lengths))}[codec.gate]
+    most = 0 if codec.gate == "once" else whole
+    return (whole + maps, whole + maps), (skipped + maps, most + maps)
+
+
+def _matrix_bytes(codec: LinkCodecConfig, lengths: list[int], width: int) -> tuple[int, int]:
+    """All samples whole, and all as changes; one bitmap included."""
+    return whole_bytes(lengths, width), delta_bytes(codec, lengths, width)

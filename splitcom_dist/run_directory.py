@@ -1,6 +1,7 @@
 """The run directory: where everything of one run lies, made once and never overwritten."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +38,10 @@ class RunDirectory:
     def references(self, client: int, link: str, side: str) -> Path:
         """Where one end of a client's link keeps its references, if on disk."""
         return self.root / "references" / f"client_{client:05d}_{link}_{side}"
+
+    def forget_references(self) -> None:
+        """Remove what references were on disk: they are of use to their own run only."""
+        shutil.rmtree(self.root / "references", ignore_errors=True)
 
     def rank_log(self, rank: int) -> Path:
         return self.root / "log" / f"rank_{rank:05d}.log"

@@ -100,6 +100,8 @@ def _run(config: Config, world: World, out: Path | None) -> None:
         running.run()
         seconds = time.perf_counter() - started
     settle(context, running, directory, seconds)
+    if world.rank == 0:
+        directory.forget_references()
 
 
 def _agree_on_directory(config: Config, world: World, out: Path | None) -> RunDirectory:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torch
 
+from splitcom_dist.codec.delta import DeltaDecoder, DeltaEncoder
 from splitcom_dist.codec.frames import Decoder, Encoder
 from splitcom_dist.codec.gated import GatedDecoder, GatedEncoder
+from splitcom_dist.codec.matrices import MATRIX_QUANTIZERS
 from splitcom_dist.codec.sampled import SampledDecoder, SampledEncoder
 from splitcom_dist.codec.video import VideoDecoder, VideoEncoder
 from splitcom_dist.config import LinkCodecConfig
@@ -22,6 +24,8 @@ def make_encoder(
         return VideoEncoder(config, width, dtype, folder if config.store == "disk" else None)
     if config.gate == "sampled":
         return SampledEncoder(config, width, dtype, seed)
+    if config.quantizer in MATRIX_QUANTIZERS:
+        return DeltaEncoder(config, width, dtype, seed)
     return GatedEncoder(config, width, dtype, seed)
 
 
@@ -31,4 +35,6 @@ def make_decoder(config: LinkCodecConfig, width: int, dtype: torch.dtype, folder
         return VideoDecoder(config, width, dtype, folder if config.store == "disk" else None)
     if config.gate == "sampled":
         return SampledDecoder(config, width, dtype)
+    if config.quantizer in MATRIX_QUANTIZERS:
+        return DeltaDecoder(config, width, dtype)
     return GatedDecoder(config, width, dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 from splitcom_dist.codec.frames import Frames, Limits, no_bytes
 from splitcom_dist.codec.gate import compare, cosine_gate
 from splitcom_dist.codec.modes import modes_bytes, pack_modes, unpack_modes
-from splitcom_dist.codec.quantize import QUANTIZERS, Quantizer
+from splitcom_dist.codec.quantize import Quantizer, quantizer_of
 from splitcom_dist.codec.ragged import row_mask
 from splitcom_dist.codec.sketch import projection, token_gain
 from splitcom_dist.codec.store import ReferenceStore
@@ -29,7 +29,7 @@ class GatedEnd:
         self.width = width
         self.dtype = dtype
         self.store_dtype: torch.dtype = getattr(torch, config.store_dtype)
-        self.quantizer: Quantizer = QUANTIZERS[config.quantizer](dtype)
+        self.quantizer: Quantizer = quantizer_of(config, dtype)
         self.store = ReferenceStore()
 
     def _remember(

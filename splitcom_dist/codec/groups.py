@@ -1,6 +1,7 @@
-"""Symbols of rows of unlike spread: rows of one octave of mean magnitude share a table of the entropy coder."""
+"""Symbols of rows of unlike spread: rows of one octave of mean magnitude share tables of the entropy coder."""
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,36 +19,35 @@ def max_row_bytes(rows: int, width: int) -> int:
     return 1 + max_symbol_bytes(rows, [width])
 
 
-def pack_rows(symbols: NDArray[np.int32]) -> bytes:
-    """(n, d) int32 to bytes: all rows together or in groups, whichever is smaller."""
-    width = symbols.shape[1]
-    together = bytes([TOGETHER]) + pack_symbols(symbols, [width])
+def pack_rows(symbols: NDArray[np.int32], bands: Sequence[int]) -> bytes:
+    """(n, d) int32 to bytes: all rows together or in groups, whichever is smaller; `bands` as in entropy.py."""
+    together = bytes([TOGETHER]) + pack_symbols(symbols, bands)
     mean = np.abs(symbols).mean(axis=1)
     octaves = np.where(mean > 0, np.floor(np.log2(np.maximum(mean, 2.0**-10))) + 11, 0).clip(0, OCTAVES - 1)
     groups = octaves.astype(np.uint8)
     present = np.unique(groups)
     if len(present) < 2:
         return together
-    parts = [pack_bytes(groups), *(pack_symbols(symbols[groups == group], [width]) for group in present)]
+    parts = [pack_bytes(groups), *(pack_symbols(symbols[groups == group], bands) for group in present)]
     grouped = bytes([GROUPED]) + b"".join(_SIZE.pack(len(part)) + part for part in parts)
     return min(together, grouped, key=len)
 
 
-def unpack_rows(packed: bytes, rows: int, width: int) -> NDArray[np.int32]:
-    """(rows, width) int32 from `pack_rows`; raises WireError for malformed bytes."""
+def unpack_rows(packed: bytes, rows: int, bands: Sequence[int]) -> NDArray[np.int32]:
+    """(rows, bands[-1]) int32 from `pack_rows`; raises WireError for malformed bytes."""
     if not packed:
         raise WireError("symbols: 0 bytes, at least 1 expected")
     if packed[0] == TOGETHER:
-        return unpack_symbols(packed[1:], rows, [width])
+        return unpack_symbols(packed[1:], rows, bands)
     if packed[0] != GROUPED:
         raise WireError(f"symbols: form {packed[0]} is unknown")
     part, rest = _split(packed[1:])
     groups = unpack_bytes(part, rows)
-    symbols = np.empty((rows, width), np.int32)
+    symbols = np.empty((rows, bands[-1]), np.int32)
     for group in np.unique(groups):
         members = groups == group
         part, rest = _split(rest)
-        symbols[members] = unpack_symbols(part, int(members.sum()), [width])
+        symbols[members] = unpack_symbols(part, int(members.sum()), bands)
     if rest:
         raise WireError(f"symbols: {len(rest)} bytes behind the last group")
     return symbols

@@ -11,6 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from splitcom_dist.codec.tiles import Tiles
+from splitcom_dist.config import LinkCodecConfig
+
 
 class Quantizer(Protocol):
     @property
@@ -99,7 +102,12 @@ class Int8:
         return (symbols.view(torch.int8).view(tokens, width).float() * step).to(self.dtype)
 
 
-QUANTIZERS: dict[str, Callable[[torch.dtype], Quantizer]] = {"none": Plain, "fp16": Half, "int8": Int8}
+def quantizer_of(config: LinkCodecConfig, dtype: torch.dtype) -> Quantizer:
+    """The configured one, for activations of `dtype`; KeyError for a quantizer of whole matrices (matrices.py)."""
+    if config.quantizer == "tiles":
+        return Tiles(dtype, config.bits)
+    plain: dict[str, Callable[[torch.dtype], Quantizer]] = {"none": Plain, "fp16": Half, "int8": Int8}
+    return plain[config.quantizer](dtype)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

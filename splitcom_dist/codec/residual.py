@@ -1,15 +1,15 @@
-"""Residual rows to symbols within an error bound: rotation, one step a row, dead-zone uniform quantizer."""
+"""Residual rows to symbols within an error bound: transform, one step a row, dead-zone uniform quantizer."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.steps import PER_OCTAVE, largest_code, steps_of
-from splitcom_dist.codec.transform import LARGEST_SYMBOL, Rotation
+from splitcom_dist.codec.steps import largest_code, steps_of
+from splitcom_dist.codec.transform import LARGEST_SYMBOL, Transform
 
 UNIFORM_NOISE = 12**0.5  # step over the root mean square of the error that it makes, while values exceed the step
-RETRIES = 4  # of half the step each, for the few rows whose error came out above the bound
+RETRIES = 12  # of a step a quarter octave smaller, for the rows whose error came out above the bound
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,25 @@ class Coded:
     within: Tensor
 
 
-def quantize(rotation: Rotation, residual: Tensor, aim: Tensor, bound: Tensor, rounding: float) -> Coded:
+def quantize(transform: Transform, residual: Tensor, aim: Tensor, bound: Tensor, rounding: float) -> Coded:
     """Residual rows (n, d) float32; `aim` (n,) is the error (L2 norm) that a row's step is chosen for, `bound` (n,) the
     largest allowed. A value of less than 1 - `rounding` steps becomes zero: at 0.5 this is rounding to nearest.
 
-    Where a row misses its bound, its step is halved until it does not. Rows decode to the same bits on every machine.
+    Where a row misses its bound, its step is made smaller until it does not. Rows decode alike on every machine.
     """
-    coefficients = rotation.forward(residual)
+    coefficients = transform.forward(residual)
     steps = aim * (UNIFORM_NOISE / residual.shape[1] ** 0.5)
     codes = largest_code(steps)
     symbols = _dead_zone(coefficients, codes, rounding)
-    decoded = rotation.inverse(symbols, steps_of(codes))
+    decoded = transform.inverse(symbols, steps_of(codes))
     within = _error(residual, decoded) <= bound
     for _ in range(RETRIES):
         if bool(within.all()):
             break
         missed = ~within
-        codes[missed] = (codes[missed].int() - PER_OCTAVE).clamp_(min=0).to(torch.uint8)
+        codes[missed] = (codes[missed].int() - 1).clamp_(min=0).to(torch.uint8)
         symbols[missed] = _dead_zone(coefficients[missed], codes[missed], rounding)
-        decoded[missed] = rotation.inverse(symbols[missed], steps_of(codes[missed]))
+        decoded[missed] = transform.inverse(symbols[missed], steps_of(codes[missed]))
         within[missed] = _error(residual[missed], decoded[missed]) <= bound[missed]
     return Coded(codes, symbols, decoded, within)
 

@@ -1,7 +1,8 @@
-"""Our codec for gradients: some tokens, a few bits an element, and unbiased in both.
+"""Our codec for gradients: few bits an element, if asked few tokens too, and unbiased in both.
 
 Gradients bear less than activations, and an error that is fed back to another sample does not help (METHODS); what is
-right in expectation does: token importance sampling with inverse-probability weights, then stochastic rounding.
+right in expectation does: stochastic rounding in steps of one size a packet, so that a weak token costs next to
+nothing, and token importance sampling with inverse-probability weights.
 
 Nothing is shared between samples here. A gradient at a position depends on what follows it, so two samples with the
 same prefix have different gradients there: neither `down_gradient` nor `up_gradient` can use prefix keys.
@@ -14,14 +15,15 @@ from splitcom_dist.codec.entropy import max_bytes, pack_bytes, unpack_bytes
 from splitcom_dist.codec.frames import Frames, Limits
 from splitcom_dist.codec.groups import max_row_bytes, pack_rows, unpack_rows
 from splitcom_dist.codec.sections import as_bytes, as_section
-from splitcom_dist.codec.steps import LARGEST_STEP, smallest_code, steps_of
+from splitcom_dist.codec.steps import LARGEST_STEP, largest_code, steps_of
 from splitcom_dist.codec.store import ReferenceStore
-from splitcom_dist.codec.transform import Rotation
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
 
 OMITTED, KEPT, COLD = range(3)  # codes of the mode map
+LARGEST_SYMBOL = 2**20
+ROUNDING_VARIANCE = 1 / 6  # of stochastic rounding in steps of one, for values anywhere between two of them
 
 
 class SampledEnd:
@@ -31,7 +33,6 @@ class SampledEnd:
         self.config = config
         self.width = width
         self.dtype = dtype
-        self.rotation = Rotation(width)
         self.store = ReferenceStore()
 
 
@@ -51,30 +52,31 @@ class SampledEncoder(SampledEnd):
         assert values is not None
         rows = values.float()
         size = torch.linalg.vector_norm(rows, dim=1)
-        finite = size < LARGEST_STEP  # False for NaN
-        size = size.masked_fill(~finite, 0)
+        cold = ~(size < LARGEST_STEP)  # NaN too
+        size = size.masked_fill(cold, 0)
         probability = keep_probabilities(size, self.config.keep)
         kept = torch.rand(len(rows), generator=self._generator) < probability
-        coefficients = self.rotation.forward(rows[kept] / probability[kept].unsqueeze(1))
-        largest = 2 ** (self.config.bits - 1) - 1
-        codes = smallest_code(coefficients.abs().amax(dim=1) / largest)
-        scaled = coefficients / steps_of(codes).unsqueeze(1)
-        dither = torch.rand(scaled.shape, generator=self._generator)
-        symbols = (scaled + dither).floor_().clamp_(-largest, largest).to(torch.int32)
+        weighted = rows[kept] / probability[kept].unsqueeze(1)
+        code = largest_code(self._step(size, weighted).view(1))
+        scaled = weighted / steps_of(code)
+        symbols = (scaled + torch.rand(scaled.shape, generator=self._generator)).floor_().to(torch.int32)
         modes = kept.to(torch.uint8) * KEPT
-        modes[~finite] = COLD
+        modes[cold] = COLD
+        raw = rows[cold].bfloat16().view(torch.uint8).flatten()
         sections = {
             "modes": as_section(pack_bytes(modes.numpy())),
-            "scales": as_section(pack_bytes(codes.numpy())),
-            "symbols": torch.cat(
-                [
-                    rows[~finite].bfloat16().view(torch.uint8).flatten(),
-                    as_section(pack_rows(symbols.numpy())),
-                ]
-            ),
+            "scales": code,
+            "symbols": torch.cat([raw, as_section(pack_rows(symbols.numpy(), [self.width]))]),
         }
-        cold, sent = int((~finite).sum()), int(kept.sum())
-        return Frames(sections, intra=sent, skipped=len(rows) - sent - cold, cold=cold)
+        lost, sent = int(cold.sum()), int(kept.sum())
+        return Frames(sections, intra=sent, skipped=len(rows) - sent - lost, cold=lost)
+
+    def _step(self, size: Tensor, weighted: Tensor) -> Tensor:
+        """The step at which rounding adds `noise` of the squared norm; none so small that symbols would overflow."""
+        energy = self.config.noise * size.double().square().sum()
+        step = torch.sqrt(energy / (ROUNDING_VARIANCE * max(1, weighted.numel())))
+        peak = weighted.abs().max() if weighted.numel() else torch.zeros(())
+        return torch.maximum(step.float(), peak / (LARGEST_SYMBOL / 2))
 
 
 class SampledDecoder(SampledEnd):
@@ -83,7 +85,7 @@ class SampledDecoder(SampledEnd):
     def limits(self, samples: int, tokens: int) -> Limits:
         """What a packet of so many samples and positions may weigh at most."""
         symbols = max_row_bytes(tokens, self.width) + 2 * self.width * tokens
-        return Limits(modes=max_bytes(tokens), scales=max_bytes(tokens), symbols=symbols)
+        return Limits(modes=max_bytes(tokens), scales=1, symbols=symbols)
 
     def decode(self, sections: dict[str, Tensor], visit: Visit) -> Tensor:
         """Packet sections -> rows (T, d), zeros where nothing was sent. Raises WireError."""
@@ -91,14 +93,15 @@ class SampledDecoder(SampledEnd):
         if bool((modes > COLD).any()):
             raise WireError(f"modes: {int(modes.max())} is no kind of frame")
         kept, cold = modes == KEPT, modes == COLD
-        packed = as_bytes(sections, "symbols")
+        code, packed = sections.get("scales", torch.empty(0, dtype=torch.uint8)), as_bytes(sections, "symbols")
+        if len(code) != 1:
+            raise WireError(f"scales: {len(code)} bytes, 1 expected")
         raw = 2 * self.width * int(cold.sum())
         if len(packed) < raw:
             raise WireError(f"symbols: {len(packed)} bytes cannot hold {raw} of raw positions")
-        codes = torch.from_numpy(unpack_bytes(as_bytes(sections, "scales"), int(kept.sum())).copy())
-        symbols = torch.from_numpy(unpack_rows(packed[raw:], len(codes), self.width))
+        symbols = torch.from_numpy(unpack_rows(packed[raw:], int(kept.sum()), [self.width]))
         rows = torch.zeros(visit.tokens, self.width)
-        rows[kept] = self.rotation.inverse(symbols, steps_of(codes))
+        rows[kept] = symbols.float() * steps_of(code)
         if raw:
             rows[cold] = sections["symbols"][:raw].clone().view(torch.bfloat16).view(-1, self.width).float()
         return rows.to(self.dtype)
@@ -113,16 +116,16 @@ def keep_probabilities(size: Tensor, share: float) -> Tensor:
     Of all unbiased ways to keep so many rows, the one with the least variance (Alain et al. 2015, arXiv 1511.06481).
     """
     positive = size > 0
+    if share >= 1:
+        return positive.float()
+    size = size.double()
+    probability, certain = torch.zeros_like(size), torch.zeros_like(positive)
     budget = share * int(positive.sum())
-    probability = positive.float()
-    certain = torch.zeros_like(positive)
-    while share < 1 and budget > 0:
+    while True:
         free = positive & ~certain
-        scale = (budget - int(certain.sum())) / size[free].sum().clamp_min(torch.finfo(size.dtype).tiny)
-        probability[free] = size[free] * scale
+        probability[free] = size[free] * ((budget - int(certain.sum())) / size[free].sum())
         over = free & (probability >= 1)
         probability[over] = 1
-        if not bool(over.any()):
-            break
         certain |= over
-    return probability
+        if not bool(over.any()):
+            return probability.float()

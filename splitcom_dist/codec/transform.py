@@ -1,16 +1,33 @@
-"""A rotation that spreads outlier channels over their block, and whose inverse is exact on integers.
+"""Transforms of rows whose inverse is exact on integers: a fixed rotation here, a learnt basis in basis.py.
 
-After it, coefficients of one row are near to Gaussian whatever single channels do (QuaRot, arXiv 2404.00456), so that
-one step a row serves them all.
+The rotation spreads outlier channels over their block. After it, coefficients of one row are near to Gaussian whatever
+single channels do (QuaRot, arXiv 2404.00456), so that one step a row serves them all.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 LARGEST_BLOCK = 64
 LARGEST_SYMBOL = 2**15  # a block's sum of so large symbols is still an integer that float32 holds exactly
+
+
+class Transform(Protocol):
+    @property
+    def bands(self) -> Sequence[int]:
+        """Ends of the bands of coefficients that are alike in spread; the last is d."""
+        ...
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(n, d) -> coefficients (n, d), float32."""
+        ...
+
+    def inverse(self, symbols: Tensor, steps: Tensor) -> Tensor:
+        """Integer symbols (n, d) of steps (n,) -> rows (n, d), float32, the same on every machine."""
+        ...
 
 
 class Rotation:
@@ -24,6 +41,7 @@ class Rotation:
     def __init__(self, width: int) -> None:
         self.block = math.gcd(width, LARGEST_BLOCK)
         self.blocks = width // self.block
+        self.bands = [width]
         generator = torch.Generator().manual_seed(0)
         self._signs = torch.randint(0, 2, (width,), generator=generator).float() * 2 - 1
         matrix = torch.ones(1, 1)
@@ -33,11 +51,9 @@ class Rotation:
         self._scale = torch.tensor(1 / math.sqrt(self.block), dtype=torch.float32)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(n, d) -> coefficients (n, d), float32."""
         blocks = (rows.float() * self._signs).view(len(rows), self.blocks, self.block)
         return (blocks @ self._matrix).view(rows.shape) * self._scale
 
     def inverse(self, symbols: Tensor, steps: Tensor) -> Tensor:
-        """Integer symbols (n, d) of steps (n,) -> rows (n, d), float32, the same on every machine."""
         blocks = symbols.float().view(len(symbols), self.blocks, self.block) @ self._matrix
         return blocks.view(symbols.shape) * (steps * self._scale).unsqueeze(1) * self._signs

@@ -2,9 +2,9 @@
 
 S where the relative L2 error of the shared reconstruction is at most tau; else P, the change against it; I where there
 is none, or the change is larger than the row: then the change against the nearest row of another position that the
-receiver holds, if that is smaller than the row itself. The sender decides by what the receiver holds, so the remainder
-of one visit returns at the next: ||x - reference|| contracts as in EF21 (arXiv 2106.05203). Positions of one batch that
-have the same key are coded once.
+receiver holds, if that is smaller than the row itself. Changes cross in a rotated basis, after some packets in one
+learnt from them. The sender decides by what the receiver holds, so the remainder of one visit returns at the next:
+||x - reference|| contracts as in EF21 (arXiv 2106.05203). Positions of a batch with the same key are coded once.
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splitcom_dist.codec.basis import Basis, basis_bytes
 from splitcom_dist.codec.entropy import max_bytes, pack_bytes, unpack_bytes
 from splitcom_dist.codec.frames import Frames, Limits
 from splitcom_dist.codec.gate import Similarity, compare
@@ -23,24 +24,30 @@ from splitcom_dist.codec.prefix import first_occurrence
 from splitcom_dist.codec.residual import quantize
 from splitcom_dist.codec.sections import as_bytes, as_section
 from splitcom_dist.codec.steps import steps_of
-from splitcom_dist.codec.transform import Rotation
+from splitcom_dist.codec.transform import Rotation, Transform
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
 
 SKIP, PREDICTED, INTRA, COLD = range(4)  # codes of the mode map
+LEARN_FROM = 2  # times d rows make a basis
 FURTHEST = 2**16 - 1  # how far behind the newest key of a packet a neighbour's key may lie; 0 stands for none
 
 
 class VideoEnd:
-    """What both ends share: the rotation, and the store of rows by position key."""
+    """What both ends share: the transform, and the store of rows by position key."""
 
     def __init__(self, config: LinkCodecConfig, width: int, dtype: torch.dtype, folder: Path | None) -> None:
         self.config = config
         self.width = width
         self.dtype = dtype
-        self.rotation = Rotation(width)
+        self.transform: Transform = Rotation(width)
         self.store = KeyedStore(width, config.store_dtype, folder, config.store_rows)
+
+    def _begin_anew_if_empty(self) -> None:
+        """Both ends of an emptied link go back to the rotation."""
+        if not len(self.store):
+            self.transform = Rotation(self.width)
 
     def _rows(self, keys: Tensor, known: Tensor) -> Tensor:
         """References (n, d) float32, zeros where a key is not known."""
@@ -67,6 +74,7 @@ class VideoEncoder(VideoEnd):
         super().__init__(config, width, dtype, folder)
         self.theta = 1 - config.tau**2 / 2
         self._neighbours = Neighbours(width)
+        self._lessons: list[Tensor] = []  # changes that were sent before there was a basis
 
     def needs_values(self, visit: Visit) -> bool:
         return True
@@ -75,6 +83,8 @@ class VideoEncoder(VideoEnd):
         """Rows (T, d) of a batch -> Frames; updates the store."""
         assert values is not None
         tau = (2 - 2 * self.theta) ** 0.5
+        self._begin_anew_if_empty()
+        told = self._learn_basis()
         first, inverse = first_occurrence(visit.keys)
         keys, rows = visit.keys[first], values[first].float()
         known = self.store.known(keys)
@@ -88,17 +98,19 @@ class VideoEncoder(VideoEnd):
         base[modes == INTRA], behind = self._intra_base(keys, rows, modes == INTRA)
         sent = ((modes == PREDICTED) | (modes == INTRA)).nonzero().flatten()
         aim, bound = self.config.refine * tau * size[sent], tau * size[sent]
-        coded = quantize(self.rotation, rows[sent] - base[sent], aim, bound, self.config.rounding)
+        coded = quantize(self.transform, rows[sent] - base[sent], aim, bound, self.config.rounding)
+        if isinstance(self.transform, Rotation) and self.config.basis:
+            self._lessons.append(rows[sent] - base[sent])
         base[sent] += coded.decoded
         fits = coded.within
         behind = behind[fits[modes[sent] == INTRA]]
         modes[sent[~fits]] = COLD  # sizes that no step fits
         raw = rows[modes == COLD].bfloat16().view(torch.uint8).flatten()
         sections = {
-            "side": as_section(behind.numpy().astype("<u2").tobytes()),
+            "side": as_section(told + behind.numpy().astype("<u2").tobytes()),
             "modes": as_section(pack_bytes(modes.numpy())),
             "scales": as_section(pack_bytes(coded.codes[fits].numpy())),
-            "symbols": torch.cat([raw, as_section(pack_rows(coded.symbols[fits].numpy()))]),
+            "symbols": torch.cat([raw, as_section(pack_rows(coded.symbols[fits].numpy(), self.transform.bands))]),
         }
         held = self._remember(keys, modes, base)
         self._neighbours.add(keys[modes == INTRA], held[modes == INTRA])
@@ -113,10 +125,24 @@ class VideoEncoder(VideoEnd):
             sent=_any_of(modes[inverse] != SKIP, visit.lengths),
         )
 
-    def _intra_base(self, keys: Tensor, rows: Tensor, intra: Tensor) -> tuple[Tensor, Tensor]:
-        """For each I frame the row it is the change of (n_I, d), and how far behind the newest key that row's is."""
+    def _begin_anew_if_empty(self) -> None:
+        super()._begin_anew_if_empty()
         if not len(self.store):
             self._neighbours.clear()
+            self._lessons.clear()
+
+    def _learn_basis(self) -> bytes:
+        """Once enough was sent, the basis for this packet and all that follow; as bytes, empty at all other times."""
+        if sum(map(len, self._lessons)) < LEARN_FROM * self.width:
+            return b""
+        basis = Basis.learn(torch.cat(self._lessons))
+        basis.prepare()
+        self.transform = basis
+        self._lessons.clear()
+        return basis.pack()
+
+    def _intra_base(self, keys: Tensor, rows: Tensor, intra: Tensor) -> tuple[Tensor, Tensor]:
+        """For each I frame the row it is the change of (n_I, d), and how far behind the newest key that row's is."""
         rows, found = rows[intra], self._neighbours.nearest(rows[intra])
         behind = int(keys.max()) - found
         usable = (found >= 0) & (behind > 0) & (behind <= FURTHEST)
@@ -138,10 +164,16 @@ class VideoDecoder(VideoEnd):
     def limits(self, samples: int, tokens: int) -> Limits:
         """What a packet of so many samples and positions may weigh at most."""
         symbols = max_row_bytes(tokens, self.width) + 2 * self.width * tokens
-        return Limits(side=2 * tokens, modes=max_bytes(tokens), scales=max_bytes(tokens), symbols=symbols)
+        return Limits(
+            side=2 * tokens + basis_bytes(self.width),
+            modes=max_bytes(tokens),
+            scales=max_bytes(tokens),
+            symbols=symbols,
+        )
 
     def decode(self, sections: dict[str, Tensor], visit: Visit) -> Tensor:
         """Packet sections -> rows (T, d); then updates the store. Raises WireError, with the store unchanged."""
+        self._begin_anew_if_empty()
         first, inverse = first_occurrence(visit.keys)
         keys = visit.keys[first]
         modes = torch.from_numpy(unpack_bytes(as_bytes(sections, "modes"), len(keys)).copy())
@@ -153,26 +185,33 @@ class VideoDecoder(VideoEnd):
             if bool(lacking.any()):
                 raise WireError(f"modes: position {int(keys[lacking][0])} is {name} from no reference")
         base = self._rows(keys, known)
-        base[modes == INTRA] = self._intra_base(keys, sections, int((modes == INTRA).sum()))
-        cold, decoded = self._payload(sections, modes)
+        transform, behind = self._side(sections, int((modes == INTRA).sum()))
+        base[modes == INTRA] = self._intra_base(keys, behind)
+        cold, decoded = self._payload(sections, modes, transform)
         base[(modes == PREDICTED) | (modes == INTRA)] += decoded
         rows = self._remember(keys, modes, base)
+        self.transform = transform
         rows[modes == COLD] = cold
         return rows[inverse].to(self.dtype)
 
-    def _intra_base(self, keys: Tensor, sections: dict[str, Tensor], count: int) -> Tensor:
-        """What each of the packet's I frames is the change of (count, d)."""
+    def _side(self, sections: dict[str, Tensor], count: int) -> tuple[Transform, Tensor]:
+        """The transform from this packet on, and for each of its I frames how far behind its base's key is (count,)."""
         packed = as_bytes(sections, "side")
-        if len(packed) != 2 * count:
+        begin = len(packed) - 2 * count
+        if begin not in (0, basis_bytes(self.width)):
             raise WireError(f"side: {len(packed)} bytes for {count} positions sent whole")
-        behind = torch.from_numpy(np.frombuffer(packed, "<u2").astype(np.int64))
+        transform = Basis.unpack(packed[:begin], self.width) if begin else self.transform
+        return transform, torch.from_numpy(np.frombuffer(packed, "<u2", offset=begin).astype(np.int64))
+
+    def _intra_base(self, keys: Tensor, behind: Tensor) -> Tensor:
+        """What each of the packet's I frames is the change of (n_I, d)."""
         found = int(keys.max()) - behind
         used = behind > 0
         if bool((used & ((found < 0) | ~self.store.known(found.clamp_min(0)))).any()):
             raise WireError("side: a position is predicted from one that is not held")
         return self._rows(found.clamp_min(0), used)
 
-    def _payload(self, sections: dict[str, Tensor], modes: Tensor) -> tuple[Tensor, Tensor]:
+    def _payload(self, sections: dict[str, Tensor], modes: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
         """Rows sent raw (n_C, d), and decoded changes (n_P + n_I, d)."""
         packed = as_bytes(sections, "symbols")
         count = int(((modes == PREDICTED) | (modes == INTRA)).sum())
@@ -183,8 +222,8 @@ class VideoDecoder(VideoEnd):
         if raw:
             cold = sections["symbols"][:raw].clone().view(torch.bfloat16).view(-1, self.width).float()
         codes = torch.from_numpy(unpack_bytes(as_bytes(sections, "scales"), count).copy())
-        symbols = torch.from_numpy(unpack_rows(packed[raw:], count, self.width))
-        return cold, self.rotation.inverse(symbols, steps_of(codes))
+        symbols = torch.from_numpy(unpack_rows(packed[raw:], count, transform.bands))
+        return cold, transform.inverse(symbols, steps_of(codes))
 
     def recall(self, visit: Visit) -> Tensor:
         """The references of a batch (T, d). Raises WireError if a position has none."""

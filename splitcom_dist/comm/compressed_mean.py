@@ -17,6 +17,8 @@ from splitcom_dist.comm.failures import naming
 from splitcom_dist.errors import UserError, WireError
 
 GROUP = 128  # elements that share a scale
+ANNOUNCEMENT = 16  # bytes every rank gives before a round: what it holds, and its weight
+CHECKSUM = 8  # bytes before a change that goes to one receiver
 _INT8 = Int8(torch.float32)
 
 

@@ -13,8 +13,8 @@ from splitcom_dist.errors import WireError
 WIDTH = 32
 
 
-def ends(bits: int = 4, keep: float = 1.0, seed: int = 0) -> tuple[SampledEncoder, SampledDecoder]:
-    config = LinkCodecConfig(gate="sampled", bits=bits, keep=keep)
+def ends(noise: float = 0.1, keep: float = 1.0, seed: int = 0) -> tuple[SampledEncoder, SampledDecoder]:
+    config = LinkCodecConfig(gate="sampled", noise=noise, keep=keep)
     return SampledEncoder(config, WIDTH, torch.float32, seed), SampledDecoder(config, WIDTH, torch.float32)
 
 
@@ -27,22 +27,24 @@ def visit_of(rows: int) -> Visit:
     return Visit([3, 5], torch.tensor([rows - 4, 4]))
 
 
-@pytest.mark.parametrize("bits", [2, 4, 6, 8])
+@pytest.mark.parametrize("noise", [0.001, 0.1, 1.0])
 @pytest.mark.parametrize("keep", [1.0, 0.5, 0.2])
-def test_the_mean_over_many_draws_is_the_gradient(bits: int, keep: float) -> None:
+def test_the_mean_over_many_draws_is_the_gradient(noise: float, keep: float) -> None:
     values, draws = gradients(), 3000
-    encoder, decoder = ends(bits, keep)
+    encoder, decoder = ends(noise, keep)
     visit = visit_of(len(values))
     decoded = torch.stack([decoder.decode(encoder.encode(values, visit).sections, visit) for _ in range(draws)])
-    spread = decoded.std(dim=0) / draws**0.5
-    outliers = ((decoded.mean(dim=0) - values).abs() > 4 * spread + 1e-6 * values.abs()).float().mean()
-    assert float(outliers) < 0.005, "beyond four standard errors: 6e-5 of normal values"
+    # Single weak elements are non-zero once in many draws; sums over all of them are near to normal.
+    directions = torch.randn(values.numel(), 200, generator=torch.Generator().manual_seed(2))
+    found = (decoded - values).flatten(1) @ directions
+    errors = found.mean(dim=0) / (found.std(dim=0) / draws**0.5)
+    assert float(errors.abs().max()) < 4.5 and float(errors.square().mean()) < 1.6
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.25])
 def test_as_many_tokens_are_sent_as_asked_and_heavy_ones_first(keep: float) -> None:
     values = gradients(200)
-    encoder, _ = ends(4, keep)
+    encoder, _ = ends(0.1, keep)
     counts = [encoder.encode(values, visit_of(200)).intra for _ in range(50)]
     assert sum(counts) / 50 == pytest.approx(keep * 200, rel=0.05)
     probability = keep_probabilities(values.norm(dim=1), keep)
@@ -52,14 +54,14 @@ def test_as_many_tokens_are_sent_as_asked_and_heavy_ones_first(keep: float) -> N
     assert float(ours) < 0.3 * float(uniform), "the variance of uniform sampling"
 
 
-@given(sizes=st.lists(st.floats(0, 1e6), min_size=0, max_size=40), keep=st.floats(0.01, 1))
+@given(sizes=st.lists(st.just(0.0) | st.floats(1e-20, 1e6), min_size=0, max_size=40), keep=st.floats(0.01, 1))
 def test_probabilities_are_proportional_and_spend_the_budget(sizes: list[float], keep: float) -> None:
     size = torch.tensor(sizes)
     probability = keep_probabilities(size, keep)
     positive = int((size > 0).sum())
     assert bool((probability[size == 0] == 0).all()) and bool(((probability >= 0) & (probability <= 1)).all())
     assert float(probability.sum()) == pytest.approx(keep * positive, rel=1e-3, abs=1e-3)
-    free = (probability < 1) & (size > 1e-30)
+    free = (probability < 1) & (size > 0)
     ratio = probability[free] / size[free]
     assert not len(ratio) or float(ratio.max() / ratio.min().clamp_min(1e-38)) < 1.01
 
@@ -72,19 +74,28 @@ def test_zero_gradients_cost_nothing() -> None:
     assert (frames.intra, frames.skipped) == (12, 12)
     assert not bool(decoder.decode(frames.sections, visit_of(24))[:12].any())
     nothing = encoder.encode(torch.zeros(24, WIDTH), visit_of(24))
-    assert nothing.intra == 0 and sum(map(len, nothing.sections.values())) <= 4
+    assert nothing.intra == 0 and sum(map(len, nothing.sections.values())) <= 5
 
 
-def test_eight_bits_are_near_and_two_bits_are_small() -> None:
-    values, size = gradients(200), {}
-    for bits in (2, 4, 8):
-        encoder, decoder = ends(bits)
+def test_rounding_adds_the_variance_asked_for_and_bits_follow() -> None:
+    values, bits = gradients(200), {}
+    for noise in (0.01, 0.1, 1.0):
+        encoder, decoder = ends(noise)
         frames = encoder.encode(values, visit_of(200))
         decoded = decoder.decode(frames.sections, visit_of(200))
-        size[bits] = len(frames.sections["symbols"])
-        error = float((decoded - values).norm() / values.norm())
-        assert error < {2: 2.0, 4: 0.3, 8: 0.02}[bits]
-    assert size[2] < 0.5 * size[4] < 0.5 * size[8] and size[4] < 0.5 * 200 * WIDTH, "below four bits an element"
+        added = float((decoded - values).square().sum() / values.square().sum())
+        assert 0.3 * noise < added < 1.1 * noise, "small values have less variance than the mean over a step"
+        bits[noise] = 8 * len(frames.sections["symbols"]) / values.numel()
+    assert bits[0.01] > bits[0.1] + 0.8 > bits[1.0] + 1.2 and bits[1.0] < 1
+
+
+def test_what_is_sent_is_small_where_the_gradient_is() -> None:
+    """One step for all: a token of a thousandth of the norm costs next to nothing."""
+    encoder, _ = ends(0.01)
+    weak, strong = gradients(200).clone(), gradients(200).clone()
+    weak[:100] *= 1e-3
+    sizes = [len(encoder.encode(values, visit_of(200)).sections["symbols"]) for values in (weak, strong)]
+    assert sizes[0] < 0.9 * sizes[1]
 
 
 def test_the_same_seed_draws_the_same() -> None:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from splitcom_dist.codec.basis import Basis, bands_of, basis_bytes
 from splitcom_dist.codec.frames import Frames
-from splitcom_dist.codec.transform import Rotation
+from splitcom_dist.codec.transform import Rotation, Transform
 from splitcom_dist.codec.video import VideoDecoder, VideoEncoder
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
@@ -34,7 +35,8 @@ def visit_of(samples: list[int]) -> Visit:
 
 
 def relative(found: Tensor, wanted: Tensor) -> Tensor:
-    return (found - wanted).norm(dim=1) / wanted.norm(dim=1)
+    error: Tensor = torch.linalg.vector_norm(found - wanted, dim=1) / torch.linalg.vector_norm(wanted, dim=1)
+    return error
 
 
 batches = st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1, max_size=4, unique=True)
@@ -183,14 +185,76 @@ def test_no_packet_exceeds_its_limits() -> None:
         decoder.decode(frames.sections, visit)
 
 
-def test_reconstructions_are_exact_sums_of_integers() -> None:
-    """In whichever order a machine adds, it must get the same bits: here against exact arithmetic in float64."""
-    rotation = Rotation(192)
-    symbols = torch.randint(-(2**15), 2**15, (50, 192), dtype=torch.int32)
-    steps = torch.full((50,), 2.0**-7)
-    matrix = rotation.inverse(torch.eye(192, dtype=torch.int32), torch.ones(192)).sign().double()
-    scale = float(rotation.inverse(torch.eye(192, dtype=torch.int32)[:1], torch.ones(1)).abs().max())
-    exact = (symbols.double() @ matrix).float() * (steps * torch.tensor(scale)).unsqueeze(1)
-    assert torch.equal(rotation.inverse(symbols, steps), exact)
-    rows = torch.randn(5, 192)
-    assert torch.allclose(rotation.forward(rows).norm(dim=1), rows.norm(dim=1), rtol=1e-5)
+def exact(matrix: Tensor, symbols: Tensor) -> Tensor:
+    """Sums in another order: columns backwards, half by half, in float64."""
+    half = matrix.shape[0] // 2
+    return symbols[:, half:].flip(1).double() @ matrix[half:].flip(0) + symbols[:, :half].double() @ matrix[:half]
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_reconstructions_are_the_same_in_whichever_order_a_machine_adds(learnt: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    transform: Transform = Rotation(192)
+    if learnt:
+        basis = Basis.learn(torch.randn(400, 192, generator=generator) * torch.logspace(0, -2, 192))
+        transform = Basis.unpack(basis.pack(), 192)
+    symbols = torch.randint(-(2**15), 2**15, (50, 192), dtype=torch.int32, generator=generator)
+    found = transform.inverse(symbols, torch.ones(50))
+    unit = 8.0 if not learnt else 1.0  # the rotation scales after it has added
+    matrix = transform.inverse(torch.eye(192, dtype=torch.int32), torch.ones(192)).double() * unit
+    assert torch.equal(found, exact(matrix, symbols).float() / unit)
+
+
+def test_a_learnt_basis_loses_nothing_and_orders_by_energy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(WIDTH, WIDTH, generator=generator) * torch.logspace(0, -2, WIDTH).unsqueeze(1)
+    rows = torch.randn(500, WIDTH, generator=generator) @ mixing
+    basis = Basis.learn(rows)
+    basis.prepare()
+    coefficients = basis.forward(rows)
+    back = basis.inverse((coefficients / 2**-12).round().to(torch.int32), torch.full((500,), 2.0**-12))
+    assert float((back - rows).norm() / rows.norm()) < 1e-3
+    energy = coefficients.square().mean(dim=0)
+    assert float(energy[: WIDTH // 4].sum() / energy.sum()) > 0.8
+    assert bands_of(WIDTH) == [1, 3, 7, 15, 31, 32] and bands_of(192)[-2:] == [127, 192]
+
+
+@pytest.mark.parametrize("basis", [False, True])
+def test_the_basis_crosses_once_and_pays(basis: bool) -> None:
+    """Values in few directions, as activations are: fewer bytes after the basis than before."""
+    encoder, decoder = ends(basis=basis, store_dtype="float32", tau=0.05)
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(4, WIDTH, generator=generator)
+    visit, sizes, sides = visit_of([0, 1, 2, 3]), [], []
+    for _ in range(16):
+        distinct = torch.randn(8, 4, generator=generator) @ mixing + 0.01 * torch.randn(8, WIDTH, generator=generator)
+        frames = encoder.encode(distinct[visit.keys], visit)
+        decoded = decoder.decode(frames.sections, visit)
+        assert float(relative(decoded, distinct[visit.keys]).max()) <= 0.05 * 1.0001
+        sizes.append(len(frames.sections["symbols"]))
+        sides.append(len(frames.sections["side"]))
+    told = [side > basis_bytes(WIDTH) - 1 for side in sides]
+    assert sum(told) == int(basis)
+    if basis:
+        first = told.index(True)
+        assert sum(sizes[first:]) / len(sizes[first:]) < 0.5 * sum(sizes[:first]) / first
+
+
+def test_a_new_row_is_sent_as_the_change_from_its_nearest() -> None:
+    encoder, decoder = ends(store_dtype="float32", basis=False, tau=0.05)
+    generator = torch.Generator().manual_seed(0)
+    first, second = visit_of([0]), visit_of([2])
+    rows = torch.randn(3, WIDTH, generator=generator)
+    alone = encoder.encode(rows, first)
+    decoder.decode(alone.sections, first)
+    near = rows[[2, 0]] + 0.05 * torch.randn(2, WIDTH, generator=generator)
+    frames = encoder.encode(near, second)
+    assert frames.intra == 2
+    assert np.frombuffer(frames.sections["side"].numpy().tobytes(), "<u2").tolist() == [4, 6], "keys 2 and 0, from 6"
+    assert len(frames.sections["symbols"]) / 2 < 0.5 * len(alone.sections["symbols"]) / 3
+    assert float(relative(decoder.decode(frames.sections, second), near).max()) <= 0.05
+    third = visit_of([1])
+    frames = encoder.encode(torch.randn(4, WIDTH, generator=generator), third)
+    sections = frames.sections | {"side": torch.full((2 * frames.intra,), 255, dtype=torch.uint8)}
+    with pytest.raises(WireError, match="predicted from one that is not held"):
+        decoder.decode(sections, third)

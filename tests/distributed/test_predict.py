@@ -44,8 +44,18 @@ def predicted(config: Config) -> tuple[ModelSource, Schedule, dict[str, LinkByte
     return source, schedule, predict_links(config, source, schedule, shards)
 
 
+def predicted_adapters(config: Config, source: ModelSource, schedule: Schedule) -> int:
+    parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
+    elements = {}
+    for name, part in parts.items():
+        model = attach_lora(load_part(source, part, torch.float32), config.lora, 0)
+        elements[name] = sum(parameter.numel() for parameter in adapter_parameters(model).values())
+    of_clients = sum(elements[name] for name in trained_by_clients(config))
+    return predict_adapters(config, schedule, of_clients, elements["body"])
+
+
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
-@pytest.mark.parametrize("codec", ["none", "int8", "frozen"])
+@pytest.mark.parametrize("codec", ["none", "int8", "frozen", "aqsgd", "splitlite", "tah"])
 def test_ungated_runs_send_exactly_what_was_predicted(
     codec: str, shape: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -60,13 +70,49 @@ def test_ungated_runs_send_exactly_what_was_predicted(
         found = summary["links"][link]
         assert count.least == count.most == found["wire_bytes"], link
         assert (count.raw_padded, count.raw_real) == (found["raw_padded_bytes"], found["raw_real_bytes"])
-    parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
-    elements = {}
-    for name, part in parts.items():
-        model = attach_lora(load_part(source, part, torch.float32), config.lora, 0)
-        elements[name] = sum(parameter.numel() for parameter in adapter_parameters(model).values())
-    of_clients = sum(elements[name] for name in trained_by_clients(config))
-    assert predict_adapters(config, schedule, of_clients, elements["body"]) == summary["adapter_bytes"]
+    assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
+
+
+@pytest.mark.parametrize("shape", ["standard", "u_shape"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        ["rest.policy=freeze_after", "rest.epochs=0"],
+        ["rest.policy=freeze_after", "rest.epochs=1"],
+        ["rest.policy=every_k", "rest.every=2"],
+    ],
+    ids="_".join,
+)
+def test_resting_runs_send_exactly_what_was_predicted(
+    rest: list[str], shape: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """At theta = 1 no sample is skipped; INT8 adapters with their announcements are foreseen as well."""
+    thetas = [f"codec.{link}.theta=1" for link in ("up_activation", "down_activation", "up_gradient", "down_gradient")]
+    settings = overrides(
+        model_folders["llama"], shape, "splitcom_all_int8", *thetas, *rest, "fed.adapter_quantizer=int8"
+    )
+    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
+    assert outcome.code == 0, outcome.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    config = load_config([], settings)
+    source, schedule, links = predicted(config)
+    for link, count in links.items():
+        found = summary["links"][link]
+        assert count.most == found["wire_bytes"], link
+        assert (count.raw_padded, count.raw_real) == (found["raw_padded_bytes"], found["raw_real_bytes"])
+    assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
+
+
+@pytest.mark.parametrize("shape", ["standard", "u_shape"])
+def test_entropy_coded_runs_stay_within_their_bounds(
+    shape: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = overrides(model_folders["llama"], shape, "video")
+    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
+    assert outcome.code == 0, outcome.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    for link, count in predicted(load_config([], settings))[2].items():
+        assert count.least < summary["links"][link]["wire_bytes"] < 0.5 * count.most, link
 
 
 @pytest.mark.parametrize(("theta", "bound"), [(-1.0, "least"), (1.0, "most")])
