@@ -25,7 +25,8 @@ import torch
 import zstandard
 from numpy.typing import NDArray
 
-from splitcom_dist.codec import entropy
+from splitcom_dist.codec.entropy import coder as entropy
+from splitcom_dist.codec.entropy import tables
 from splitcom_dist.codec.ragged import to_ragged
 from splitcom_dist.data.batching import collate
 from splitcom_dist.data.corpora import load
@@ -88,13 +89,13 @@ def range_coder() -> Coder:
 
     def pack(symbols: Symbols) -> bytes:
         flat = symbols.reshape(-1)
-        table, low, weights = entropy._choose_table(np.bincount(flat + entropy.TOP, minlength=entropy.CLASSES))
+        table, low, weights = tables.choose_table(np.bincount(flat + tables.TOP, minlength=tables.CLASSES))
         coder = constriction.stream.queue.RangeEncoder()
         coder.encode(flat - np.int32(low), entropy._model(weights))
         return table + bytes(coder.get_compressed().tobytes())
 
     def unpack(packed: bytes, rows: int, width: int) -> Symbols:
-        low, weights, at = entropy._read_table(packed, 0)
+        low, weights, at = tables.read_table(packed, 0)
         coder = constriction.stream.queue.RangeDecoder(np.frombuffer(packed[at:], np.uint32))
         symbols: Symbols = coder.decode(entropy._model(weights), rows * width) + np.int32(low)
         return symbols.reshape(rows, width)

@@ -23,7 +23,8 @@ import torch
 import transformers
 from transformers import GPT2TokenizerFast, PreTrainedTokenizerBase
 
-from splitcom_dist.codec.prefix import KeyBook, PrefixTree, first_occurrence, pack_manifest, parse_manifest
+from splitcom_dist.codec.manifest import pack_manifest, parse_manifest
+from splitcom_dist.codec.prefix import KeyBook, PrefixTree, first_occurrence
 from splitcom_dist.data.batching import epoch_order
 from splitcom_dist.data.corpora import load
 from splitcom_dist.data.partition import iid

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.keyed_store import DTYPES, KeyedStore
+from splitcom_dist.codec.references.keyed_store import DTYPES, KeyedStore
 
 RESULT = Path(__file__).parent / "results" / "store_memory.md"
 SAMPLE, WIDTH, BATCH, VARIANTS, SEED = 53, 768, 8, 7, 0

@@ -15,6 +15,7 @@ from splitcom_dist.config_checks import validate
 from splitcom_dist.errors import UserError
 
 GROUPS = ("model", "data", "shape", "codec", "control")
+EXCHANGED = ("codec", "control")  # groups of which a preset is the whole
 
 
 def preset_folder() -> Path:
@@ -33,6 +34,9 @@ def load_config(files: Sequence[str | Path] = (), overrides: Sequence[str] = ())
     sources = [(str(path), _read(Path(path))) for path in (preset_folder() / "base.yaml", *files)]
     sources += [(text, _override(text)) for text in overrides]
     for origin, tree in sources:
+        for group in EXCHANGED:
+            if origin.startswith(f"{group}="):  # nothing of the preset before it may be left
+                merged[group] = OmegaConf.structured(Config)[group]
         try:
             merged = cast(DictConfig, OmegaConf.merge(merged, tree))
         except OmegaConfBaseException as error:

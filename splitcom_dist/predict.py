@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from splitcom_dist.attendance import Attendance, Mode
-from splitcom_dist.codec.delta import delta_bytes, whole_bytes
 from splitcom_dist.codec.ends import make_decoder
+from splitcom_dist.codec.gated.modes import modes_bytes
 from splitcom_dist.codec.labels import max_label_bytes
-from splitcom_dist.codec.matrices import MATRIX_QUANTIZERS
-from splitcom_dist.codec.modes import modes_bytes
-from splitcom_dist.codec.prefix import max_manifest_bytes
+from splitcom_dist.codec.manifest import max_manifest_bytes
 from splitcom_dist.codec.quantize import quantizer_of
+from splitcom_dist.codec.rivals.delta import delta_bytes, whole_bytes
+from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
 from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.compressed_mean import ANNOUNCEMENT, CHECKSUM, packet_bytes
 from splitcom_dist.config import Config, LinkCodecConfig, head_trains, names_samples

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import transformers
@@ -18,6 +19,8 @@ from splitcom_dist.cli import main
 from splitcom_dist.data.synthetic import restaurants
 from splitcom_dist.models.tiny.tokenizer import train_tokenizer
 
+hypothesis.settings.register_profile("patient", deadline=None)  # a loaded machine is no failure
+hypothesis.settings.load_profile("patient")
 torch.set_num_threads(1)  # a process that has used OpenMP threads cannot be forked safely
 
 SIZES = {"num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 800}

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from splitcom_dist.codec.delta import DeltaDecoder, DeltaEncoder
 from splitcom_dist.codec.frames import Decoder, Encoder
-from splitcom_dist.codec.gated import GatedDecoder, GatedEncoder
-from splitcom_dist.codec.matrices import MATRIX_QUANTIZERS
-from splitcom_dist.codec.sampled import SampledDecoder, SampledEncoder
-from splitcom_dist.codec.video import VideoDecoder, VideoEncoder
+from splitcom_dist.codec.gated.ends import GatedDecoder, GatedEncoder
+from splitcom_dist.codec.rivals.delta import DeltaDecoder, DeltaEncoder
+from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
+from splitcom_dist.codec.video.activations import VideoDecoder, VideoEncoder
+from splitcom_dist.codec.video.gradients import SampledDecoder, SampledEncoder
 from splitcom_dist.config import LinkCodecConfig
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.gate import Similarity
+from splitcom_dist.codec.gated.gate import Similarity
 from splitcom_dist.codec.visit import Visit
 
 

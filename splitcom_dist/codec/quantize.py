@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.tiles import Tiles
+from splitcom_dist.codec.rivals.tiles import Tiles
 from splitcom_dist.config import LinkCodecConfig
 
 

@@ -7,7 +7,7 @@ import torch
 from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.frames import Decoder
 from splitcom_dist.codec.labels import max_label_bytes
-from splitcom_dist.codec.prefix import max_manifest_bytes
+from splitcom_dist.codec.manifest import max_manifest_bytes
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import FRESH, RESYNC, Expected
 from splitcom_dist.config import Config, head_trains

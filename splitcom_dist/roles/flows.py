@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from splitcom_dist.codec.frames import Decoder, Encoder
-from splitcom_dist.codec.gate import Drift
-from splitcom_dist.codec.prefix import KeyBook, parse_manifest
+from splitcom_dist.codec.gated.gate import Drift
+from splitcom_dist.codec.manifest import named_visit
+from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import FRESH, RESYNC, Expected, Header
 from splitcom_dist.comm.link import Edge
@@ -126,22 +125,8 @@ class Incoming:
         """
         expected = self.context.expected(self.link, self.decoder, self.edge.peer, self.client, step, visit)
         header, sections, wire = self.edge.receive(expected)
-        visit = visit or self._named(header, sections["manifest"], book, expected)
+        visit = visit or named_visit(header, sections["manifest"], book, expected)
         return Packet(header, sections, visit, expected, wire)
-
-    def _named(self, header: Header, manifest: Tensor, book: KeyBook | None, expected: Expected) -> Visit:
-        """The batch that a packet names; without keys where its words do not fit the book."""
-        try:
-            samples, lengths, news = parse_manifest(manifest.numpy().tobytes(), header.samples)
-        except WireError as error:
-            raise expected.error("manifest", str(error)) from None
-        if not samples or sum(lengths) != header.tokens:
-            raise expected.error("manifest", f"lengths {lengths} do not make {header.tokens} tokens")
-        paths = None
-        if book is not None:
-            with suppress(WireError):  # then `fits` is False, and the link begins afresh
-                paths = book.paths(samples, lengths, news)
-        return Visit(samples, torch.tensor(lengths), paths)
 
     def fits(self, packet: Packet, book: KeyBook | None = None) -> bool:
         """Whether the packet was made over the references that we hold."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from splitcom_dist.codec.labels import LabelSender
-from splitcom_dist.codec.prefix import PrefixTree, pack_manifest
+from splitcom_dist.codec.manifest import pack_manifest
+from splitcom_dist.codec.prefix import PrefixTree
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.roles.flows import Incoming, Outgoing

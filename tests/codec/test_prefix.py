@@ -10,17 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitcom_dist.codec.prefix import (
-    NO_PARENT,
-    PATH_FOLLOWS,
-    KeyBook,
-    News,
-    PrefixTree,
-    first_occurrence,
-    max_manifest_bytes,
-    pack_manifest,
-    parse_manifest,
-)
+from splitcom_dist.codec.manifest import NO_PARENT, PATH_FOLLOWS, max_manifest_bytes, pack_manifest, parse_manifest
+from splitcom_dist.codec.prefix import KeyBook, News, PrefixTree, first_occurrence
 from splitcom_dist.errors import UserError, WireError
 
 # Two letters and short texts: most prefixes are shared, some texts are equal, some are the beginning of another.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from splitcom_dist.codec import wire
 from splitcom_dist.codec.labels import LabelCache, LabelSender
-from splitcom_dist.codec.prefix import pack_manifest, parse_manifest
+from splitcom_dist.codec.manifest import named_visit, pack_manifest
 from splitcom_dist.codec.wire import FIELDS, HEADER, SECTIONS, Expected, Header
 from splitcom_dist.errors import WireError
 
@@ -33,14 +33,15 @@ def example() -> Tensor:
 def read(packet: Tensor) -> tuple[Header, dict[str, Tensor]]:
     header = wire.parse_header(packet, EXPECTED)
     sections = wire.parse_body(header, packet[HEADER.size :], EXPECTED)
-    parse_manifest(sections["manifest"].numpy().tobytes(), header.samples)
+    named_visit(header, sections["manifest"], None, EXPECTED)
     return header, sections
 
 
 def test_round_trip() -> None:
     packet = example()
     header, sections = read(packet)
-    assert parse_manifest(sections["manifest"].numpy().tobytes(), 2) == ([9, 4], [3, 4], {})
+    visit = named_visit(header, sections["manifest"], None, EXPECTED)
+    assert (visit.samples, visit.lengths.tolist(), visit.tokens) == ([9, 4], [3, 4], 7)
     assert (header.tokens, header.n_i, header.n_s, header.store_digest, header.answer_digest) == (7, 3, 4, 77, 78)
     assert torch.equal(sections["symbols"], torch.arange(48, dtype=torch.uint8))
     assert len(packet) == HEADER.size + header.body_bytes
@@ -127,6 +128,12 @@ def test_frame_counts_that_do_not_fit_the_payload_are_refused() -> None:
 
 def sections_of(packet: Tensor) -> dict[str, Tensor]:
     return read(packet)[1]
+
+
+def test_a_manifest_whose_lengths_are_not_the_headers_tokens_is_refused() -> None:
+    header, _ = read(example())
+    with pytest.raises(WireError, match="manifest: lengths \\[3, 5\\] do not make 7 tokens"):
+        named_visit(header, torch.from_numpy(pack_manifest([9, 4], [3, 5], {})), None, EXPECTED)
 
 
 def test_labels_cross_once_and_are_cached() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitcom_dist.codec.tiles import HEAD_BYTES, LOW, ROTATED, TILE, Tiles
+from splitcom_dist.codec.rivals.tiles import HEAD_BYTES, LOW, ROTATED, TILE, Tiles
 from splitcom_dist.errors import WireError
 
 

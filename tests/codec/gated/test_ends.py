@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitcom_dist.codec.frames import Frames
-from splitcom_dist.codec.gate import Drift, Similarity
-from splitcom_dist.codec.gated import GatedDecoder, GatedEncoder
+from splitcom_dist.codec.gated.ends import GatedDecoder, GatedEncoder
+from splitcom_dist.codec.gated.gate import Drift, Similarity
+from splitcom_dist.codec.gated.sketch import projection
 from splitcom_dist.codec.ragged import row_mask
-from splitcom_dist.codec.sketch import projection
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitcom_dist.codec.basis import Basis, bands_of, basis_bytes
 from splitcom_dist.codec.frames import Frames
-from splitcom_dist.codec.transform import Rotation, Transform
-from splitcom_dist.codec.video import VideoDecoder, VideoEncoder
+from splitcom_dist.codec.video.activations import VideoDecoder, VideoEncoder
+from splitcom_dist.codec.video.basis import Basis, bands_of, basis_bytes
+from splitcom_dist.codec.video.transform import Rotation, Transform
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.matrices import pack_bits, unpack_bits
+from splitcom_dist.codec.rivals.matrices import pack_bits, unpack_bits
 from splitcom_dist.errors import WireError
 
 TILE = 64  # channels; the repository's forward tile

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitcom_dist.codec.delta import DeltaDecoder, DeltaEncoder, delta_bytes, whole_bytes
 from splitcom_dist.codec.frames import Frames
+from splitcom_dist.codec.rivals.delta import DeltaDecoder, DeltaEncoder, delta_bytes, whole_bytes
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitcom_dist.codec.matrices import Channels, LowRank, MatrixQuantizer, pack_bits, truncated_svd, unpack_bits
+from splitcom_dist.codec.rivals.matrices import (
+    Channels,
+    LowRank,
+    MatrixQuantizer,
+    pack_bits,
+    truncated_svd,
+    unpack_bits,
+)
 
 
 def rebuilt(quantizer: MatrixQuantizer, matrix: Tensor, seed: int = 0) -> Tensor:

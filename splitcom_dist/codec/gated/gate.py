@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.sketch import sample_cosine, token_relative_l2
+from splitcom_dist.codec.gated.sketch import sample_cosine, token_relative_l2
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from splitcom_dist.errors import UserError
 
+KEYS = 1 << 31  # how many there can be
+BLOCK = 1 << 16  # keys or rows handled at once where all of them are gone through
 GROWTH = 8  # capacity grows by at least one part in so many,
 AHEAD = 64 << 20  # of a file by no more than so many bytes beyond need
 

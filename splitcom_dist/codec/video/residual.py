@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.steps import largest_code, steps_of
-from splitcom_dist.codec.transform import LARGEST_SYMBOL, Transform
+from splitcom_dist.codec.video.steps import largest_code, steps_of
+from splitcom_dist.codec.video.transform import LARGEST_SYMBOL, Transform
 
 UNIFORM_NOISE = 12**0.5  # step over the root mean square of the error that it makes, while values exceed the step
 RETRIES = 12  # of a step a quarter octave smaller, for the rows whose error came out above the bound

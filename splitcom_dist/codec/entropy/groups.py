@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from splitcom_dist.codec.entropy import max_symbol_bytes, pack_bytes, pack_symbols, unpack_bytes, unpack_symbols
+from splitcom_dist.codec.entropy.coder import max_symbol_bytes, pack_bytes, pack_symbols, unpack_bytes, unpack_symbols
 from splitcom_dist.errors import WireError
 
 TOGETHER, GROUPED = 0, 1  # the first byte

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitcom_dist.codec.keyed_store import DTYPES, EvictionOrder, KeyedStore, RowFormat, splitmix64
-from splitcom_dist.codec.rows import FileRows, MemoryRows, Rows
+from splitcom_dist.codec.references.eviction import EvictionOrder
+from splitcom_dist.codec.references.keyed_store import DTYPES, KeyedStore
+from splitcom_dist.codec.references.row_format import RowFormat, splitmix64
+from splitcom_dist.codec.references.rows import FileRows, MemoryRows, Rows
 from splitcom_dist.errors import UserError, WireError
 
 WIDTH = 11  # rows end within a word
@@ -245,7 +247,7 @@ def test_a_long_run_evicts_alike_with_short_and_long_queues(monkeypatch: pytest.
         return held
 
     for block in (1, 4, 1 << 16):
-        monkeypatch.setattr("splitcom_dist.codec.keyed_store.BLOCK", block)
+        monkeypatch.setattr("splitcom_dist.codec.references.eviction.BLOCK", block)
         with stores(1, "int8", limit=50, width=1000) as (store,):
             held = history(store)
             if block == 1:

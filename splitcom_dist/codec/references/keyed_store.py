@@ -2,19 +2,16 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from splitcom_dist.codec.quantize import Int8
-from splitcom_dist.codec.rows import FileRows, MemoryRows, Rows
+from splitcom_dist.codec.references.eviction import EvictionOrder
+from splitcom_dist.codec.references.row_format import RowFormat
+from splitcom_dist.codec.references.rows import BLOCK, KEYS, FileRows, MemoryRows, Rows
 from splitcom_dist.errors import UserError, WireError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8}
-KEYS = 1 << 31
 DIGESTS = 1 << 63
-BLOCK = 1 << 16  # keys or rows handled at once where all of them are gone through
 
 
 class KeyedStore:
@@ -189,102 +186,3 @@ class KeyedStore:
         self._free = torch.empty(0, dtype=torch.int64)
         if self._order is not None:
             self._order.queue = self._free
-
-
-class EvictionOrder:
-    """Where each row lies and when it was last visited: one word a key, visit * 2^32 + slot + 1; 0 = unknown.
-
-    All keys are gone through once in BLOCK evictions at least: what is found is queued in order, and an entry counts
-    only if its key has not been visited since. Later visits are later than all in the queue, so its order is exact.
-    """
-
-    def __init__(self, places: Rows) -> None:
-        self.places = places
-        self.queue = torch.empty(0, dtype=torch.int64)  # visit * 2^31 + key, ascending
-
-    def slots(self, keys: Tensor) -> Tensor:
-        return (self._words(keys) & 0xFFFFFFFF) - 1
-
-    def visits(self, keys: Tensor) -> Tensor:
-        return self._words(keys) >> 32
-
-    def place(self, keys: Tensor, slots: Tensor, visits: Tensor) -> None:
-        self.places.write(keys, ((visits << 32) + slots + 1).unsqueeze(1))
-
-    def touch(self, keys: Tensor, now: int) -> None:
-        self.place(keys, self.slots(keys), torch.full_like(keys, now))
-
-    def forget(self, keys: Tensor) -> None:
-        self.places.write(keys, keys.new_zeros(len(keys), 1))
-
-    def oldest(self, most: int, end: int) -> Tensor:
-        """Up to `most` keys below `end`, the least recently visited; may be fewer, or none: then ask again."""
-        if len(self.queue) == 0:
-            self.queue = self._search(max(most, BLOCK), end)
-        entries, self.queue = self.queue[:most], self.queue[most:]
-        keys = entries % KEYS
-        return keys[self.visits(keys) == entries // KEYS]
-
-    def _search(self, most: int, end: int) -> Tensor:
-        found = np.empty(0, dtype=np.int64)
-        for begin in range(0, end, BLOCK):
-            keys = torch.arange(begin, min(begin + BLOCK, end))
-            words = self._words(keys)
-            entries = ((words >> 32) * KEYS + keys)[words != 0]
-            found = np.concatenate([found, entries.numpy()])
-            if len(found) > most:
-                found = np.partition(found, most - 1)[:most]
-        found.sort()
-        return torch.from_numpy(found)
-
-    def _words(self, keys: Tensor) -> Tensor:
-        return self.places.read(keys).squeeze(1)
-
-
-class RowFormat:
-    """Rows (U, d) float32 to the words (U, w) int64 that are stored, and their hashes; deterministic arithmetic alone.
-
-    Element after element, little-endian, for int8 the bf16 scale after them, zeros up to a whole word.
-    """
-
-    def __init__(self, width: int, dtype: torch.dtype) -> None:
-        self.width, self.dtype = width, dtype
-        self.row_bytes = width * dtype.itemsize + (2 if dtype == torch.int8 else 0)
-        self.words = -(-self.row_bytes // 8)
-        self._factors = splitmix64(np.arange(2 * self.words, dtype=np.uint64)) | np.uint64(1)
-
-    def pack(self, rows: Tensor) -> Tensor:
-        packed = torch.zeros(len(rows), self.words * 8, dtype=torch.uint8)
-        if self.dtype == torch.int8:
-            scales, symbols = Int8(torch.float32).encode(rows)
-            packed[:, : self.width] = symbols.view(len(rows), self.width)
-            packed[:, self.width : self.row_bytes] = scales.view(len(rows), 2)
-        else:
-            packed[:, : self.row_bytes] = rows.to(self.dtype).contiguous().view(torch.uint8)
-        return packed.view(torch.int64)
-
-    def unpack(self, words: Tensor) -> Tensor:
-        packed = words.view(torch.uint8)[:, : self.row_bytes]
-        if self.dtype != torch.int8:
-            return packed.contiguous().view(self.dtype).float()
-        symbols, scales = packed[:, : self.width].contiguous(), packed[:, self.width :].contiguous()
-        return Int8(torch.float32).decode(scales.view(-1), symbols, len(words), self.width)
-
-    def hashes(self, keys: Tensor, words: Tensor) -> Tensor:
-        """(U,), 1 to 2^63 - 1: multilinear in 32-bit halves (Lemire and Kaser 2014, section 2), then splitmix64.
-
-        Factors are odd, so any single changed half changes the sum; halves, because the top bits of two whole words
-        would cancel mod 2^64 whatever the factors.
-        """
-        # numpy's product of unsigned integers: exact mod 2^64, no temporary of eight bytes an element
-        sums = words.contiguous().numpy().view(np.uint32) @ self._factors
-        mixed = splitmix64(sums ^ splitmix64(keys.numpy().astype(np.uint64)))
-        return torch.from_numpy(np.maximum(mixed >> np.uint64(1), np.uint64(1)).view(np.int64))
-
-
-def splitmix64(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Finaliser of splitmix64 (Steele, Lea and Flood 2014, figure 14): a bijection whose bits all depend on all."""
-    mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.frames import Frames, Limits, no_bytes
-from splitcom_dist.codec.matrices import MATRIX_QUANTIZERS
-from splitcom_dist.codec.modes import pack_modes, unpack_modes
+from splitcom_dist.codec.gated.modes import pack_modes, unpack_modes
+from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
 from splitcom_dist.codec.store import ReferenceStore
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.basis import Basis, basis_bytes
-from splitcom_dist.codec.entropy import max_bytes, pack_bytes, unpack_bytes
+from splitcom_dist.codec.entropy.coder import max_bytes, pack_bytes, unpack_bytes
+from splitcom_dist.codec.entropy.groups import max_row_bytes, pack_rows, unpack_rows
 from splitcom_dist.codec.frames import Frames, Limits
-from splitcom_dist.codec.gate import Similarity, compare
-from splitcom_dist.codec.groups import max_row_bytes, pack_rows, unpack_rows
-from splitcom_dist.codec.keyed_store import KeyedStore
-from splitcom_dist.codec.neighbours import Neighbours
+from splitcom_dist.codec.gated.gate import Similarity, compare
 from splitcom_dist.codec.prefix import first_occurrence
-from splitcom_dist.codec.residual import quantize
+from splitcom_dist.codec.references.keyed_store import KeyedStore
 from splitcom_dist.codec.sections import as_bytes, as_section
-from splitcom_dist.codec.steps import steps_of
-from splitcom_dist.codec.transform import Rotation, Transform
+from splitcom_dist.codec.video.basis import Basis, basis_bytes
+from splitcom_dist.codec.video.neighbours import Neighbours
+from splitcom_dist.codec.video.residual import quantize
+from splitcom_dist.codec.video.steps import steps_of
+from splitcom_dist.codec.video.transform import Rotation, Transform
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError

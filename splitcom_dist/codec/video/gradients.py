@@ -11,12 +11,12 @@ same prefix have different gradients there: neither `down_gradient` nor `up_grad
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.entropy import max_bytes, pack_bytes, unpack_bytes
+from splitcom_dist.codec.entropy.coder import max_bytes, pack_bytes, unpack_bytes
+from splitcom_dist.codec.entropy.groups import max_row_bytes, pack_rows, unpack_rows
 from splitcom_dist.codec.frames import Frames, Limits
-from splitcom_dist.codec.groups import max_row_bytes, pack_rows, unpack_rows
 from splitcom_dist.codec.sections import as_bytes, as_section
-from splitcom_dist.codec.steps import LARGEST_STEP, largest_code, steps_of
 from splitcom_dist.codec.store import ReferenceStore
+from splitcom_dist.codec.video.steps import LARGEST_STEP, largest_code, steps_of
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError

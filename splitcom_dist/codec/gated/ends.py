@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.frames import Frames, Limits, no_bytes
-from splitcom_dist.codec.gate import compare, cosine_gate
-from splitcom_dist.codec.modes import modes_bytes, pack_modes, unpack_modes
+from splitcom_dist.codec.gated.gate import compare, cosine_gate
+from splitcom_dist.codec.gated.modes import modes_bytes, pack_modes, unpack_modes
+from splitcom_dist.codec.gated.sketch import projection, token_gain
 from splitcom_dist.codec.quantize import Quantizer, quantizer_of
 from splitcom_dist.codec.ragged import row_mask
-from splitcom_dist.codec.sketch import projection, token_gain
 from splitcom_dist.codec.store import ReferenceStore
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitcom_dist.codec.sampled import SampledDecoder, SampledEncoder, keep_probabilities
+from splitcom_dist.codec.video.gradients import SampledDecoder, SampledEncoder, keep_probabilities
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from splitcom_dist.codec import entropy
-from splitcom_dist.codec.entropy import (
+from splitcom_dist.codec.entropy import coder as entropy
+from splitcom_dist.codec.entropy import tables
+from splitcom_dist.codec.entropy.coder import (
     max_bytes,
     max_symbol_bytes,
     pack_bytes,
@@ -43,7 +44,7 @@ def gaussian(rows: int, width: int, std: float, seed: int = 0) -> entropy.Symbol
     return np.rint(np.random.default_rng(seed).normal(0, std, (rows, width))).astype(np.int32)
 
 
-def entropy_bytes(values: entropy.Integers | entropy.Symbols | NDArray[np.uint8]) -> float:
+def entropy_bytes(values: tables.Integers | entropy.Symbols | NDArray[np.uint8]) -> float:
     counts = np.unique(values, return_counts=True)[1]
     return float(-(counts * np.log2(counts / values.size)).sum() / 8)
 
@@ -153,13 +154,13 @@ def test_bytes_do_not_depend_on_the_machine() -> None:
 
 def test_fixed_point_logarithm_is_exact_to_its_last_bit() -> None:
     numbers = np.array([1, 2, 3, 7, 1000, 2**16 - 1, 2**31, 2**40 + 12345], np.int64)
-    np.testing.assert_allclose(entropy._log2(numbers) / 2**entropy.FRACTION, np.log2(numbers), atol=2e-4)
+    np.testing.assert_allclose(tables._log2(numbers) / 2**tables.FRACTION, np.log2(numbers), atol=2e-4)
 
 
 def test_a_count_of_one_byte_keeps_four_leading_bits() -> None:
     for count in [*range(300), 10**6, 2**31]:
-        code = entropy._shorten(count)
-        assert 0 <= code <= 255 and abs(entropy._lengthen(code) - count) <= count / 16
+        code = tables._shorten(count)
+        assert 0 <= code <= 255 and abs(tables._lengthen(code) - count) <= count / 16
 
 
 def unpack_or_refuse(packed: bytes, rows: int, bands: list[int]) -> None:
@@ -227,12 +228,12 @@ def test_trailing_and_missing_bytes_are_refused() -> None:
         (bytes(162), "162 bytes, at most 161"),
         (bytes([entropy.RAW[1]]) + bytes(39), "39 raw bytes"),
         (bytes([200]), "unknown table 200"),
-        (bytes([entropy.EXPLICIT, 60, 3, 1, 1]), "cut short"),
-        (bytes([entropy.EXPLICIT, 60, 3, 0]), "cut short"),
-        (bytes([entropy.EXPLICIT, 60, 3, 0, 3]), "a table of 3 classes"),  # without weight
-        (bytes([entropy.EXPLICIT, 60, 3, 1, 0, 3]), "a table of 4 classes"),  # a run beyond its end
-        (bytes([entropy.EXPLICIT, 60, 0, 1]), "a table of 0 classes"),
-        (bytes([entropy.EXPLICIT, 134, 2, 1, 1]), "a table of 2 classes from 134"),  # beyond the last class
+        (bytes([tables.EXPLICIT, 60, 3, 1, 1]), "cut short"),
+        (bytes([tables.EXPLICIT, 60, 3, 0]), "cut short"),
+        (bytes([tables.EXPLICIT, 60, 3, 0, 3]), "a table of 3 classes"),  # without weight
+        (bytes([tables.EXPLICIT, 60, 3, 1, 0, 3]), "a table of 4 classes"),  # a run beyond its end
+        (bytes([tables.EXPLICIT, 60, 0, 1]), "a table of 0 classes"),
+        (bytes([tables.EXPLICIT, 134, 2, 1, 1]), "a table of 2 classes from 134"),  # beyond the last class
     ],
 )
 def test_what_is_wrong_with_symbols_is_said(packed: bytes, message: str) -> None:
@@ -257,7 +258,7 @@ def test_what_is_wrong_with_bytes_is_said(packed: bytes, message: str) -> None:
 
 def test_a_symbol_beyond_32_bits_is_refused() -> None:
     # The first of 40 symbols escapes with four bytes, the rest with three; all bytes are 255: 64 + 2^32 - 1.
-    table = bytes([entropy.EXPLICIT, 2 * entropy.TOP - 1, 2, 1, 1])
+    table = bytes([tables.EXPLICIT, 2 * tables.TOP - 1, 2, 1, 1])
     coder = entropy._ans()
     coder.encode_reverse(np.full(1 + 3 * 40, 255, np.int32), entropy._BYTE)
     coder.encode_reverse(np.eye(1, 40, dtype=np.int32)[0], entropy._model(np.array([1, 1], np.int64)))

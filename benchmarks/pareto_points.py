@@ -1,0 +1,96 @@
+"""The operating points that benchmarks/pareto.py compares: edit the list here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from splitcom_dist.links import LINKS
+
+SHAPES = ("standard", "u_shape")
+ACTIVATIONS = tuple(link for link in LINKS if link.endswith("activation"))
+GRADIENTS = tuple(link for link in LINKS if link.endswith("gradient"))
+BASELINE = "none"
+FROZEN_VIDEO = (
+    "frozen + video"  # the head never trains, and what it sends once is coded as video: a corner of the front
+)
+FRONT = ("video", "video, rests", FROZEN_VIDEO)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A preset and overrides; keys of links that a shape lacks mean nothing there."""
+
+    method: str
+    label: str
+    codec: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    u_shape_codec: str | None = None  # None: the same preset in both shapes
+    chosen: bool = False  # also trained for 50 epochs, and its texts are scored
+
+    def overrides(self, shape: str) -> list[str]:
+        """What follows the configuration file on the command line."""
+        codec = self.u_shape_codec if shape == "u_shape" and self.u_shape_codec else self.codec
+        return [f"shape={shape}", f"codec={codec}", *(f"{key}={value}" for key, value in self.settings.items())]
+
+    @property
+    def folder(self) -> str:
+        """A name that changes with the settings, so that runs of older ones are not taken for these."""
+        code = crc32(repr((self.overrides("standard"), self.overrides("u_shape"))).encode())
+        return f"{self.method}-{code:08x}".replace(" ", "").replace(",", "-")
+
+
+def links(kind: tuple[str, ...], key: str, value: object) -> dict[str, object]:
+    return {f"codec.{link}.{key}": value for link in kind}
+
+
+def splitcom(bits: str, theta: float, up_gradient: float, down_gradient: float, chosen: bool = False) -> Point:
+    """`theta` of activations; in the U-shape gradients are gated too."""
+    settings = links(ACTIVATIONS, "theta", theta)
+    settings |= {"codec.up_gradient.theta": up_gradient, "codec.down_gradient.theta": down_gradient}
+    name = "SplitCom INT8" if bits else "SplitCom"
+    return Point(name, f"θ {theta:g}", f"splitcom{bits}", settings, f"splitcom_all{bits}", chosen)
+
+
+def video(tau: float, noise: float, chosen: bool = False) -> Point:
+    settings = links(ACTIVATIONS, "tau", tau) | links(GRADIENTS, "noise", noise) | {"rest.policy": "never"}
+    return Point("video", f"τ {tau:g}, noise {noise:g}", "video", settings, chosen=chosen)
+
+
+def rests(label: str, chosen: bool = False, method: str = "video, rests", **rest: object) -> Point:
+    """video at tau 0.1, noise 1.0, with INT8 adapters and heads that rest."""
+    settings = links(ACTIVATIONS, "tau", 0.1) | links(GRADIENTS, "noise", 1.0) | {"fed.adapter_quantizer": "int8"}
+    settings |= {f"rest.{key}": value for key, value in rest.items()}
+    return Point(method, label, "video", settings, chosen=chosen)
+
+
+POINTS = [
+    Point(BASELINE, "FP32", "none", chosen=True),
+    Point("FP16", "", "fp16"),
+    Point("INT8", "", "int8", chosen=True),
+    Point("frozen", "FP16 once", "frozen", chosen=True),
+    # The higher thresholds of the U-shape are those of benchmarks/splitcom_grid.py.
+    splitcom("", 0.955, 0.955, 0.9),
+    splitcom("", 0.98, 0.98, 0.95, chosen=True),
+    splitcom("_int8", 0.955, 0.955, 0.9),
+    splitcom("_int8", 0.98, 0.98, 0.95, chosen=True),
+    Point("AQ-SGD", "fw4 bw8", "aqsgd", chosen=True),
+    Point("AQ-SGD", "fw3 bw6", "aqsgd", links(ACTIVATIONS, "bits", 3) | links(GRADIENTS, "bits", 6)),
+    Point("SplitLite", "ranks 2r, 4r", "splitlite", chosen=True),
+    Point(
+        "SplitLite", "ranks r, 2r", "splitlite", links(ACTIVATIONS, "low_rank", 8) | links(GRADIENTS, "low_rank", 16)
+    ),
+    Point("TAH-Quant", "4 and 6 bit", "tah"),
+    video(0.1, 0.1),
+    video(0.1, 1.0, chosen=True),
+    video(0.2, 0.1),
+    video(0.2, 1.0),
+    video(0.3, 0.1),
+    video(0.3, 1.0),
+    rests("never trains", method=FROZEN_VIDEO, chosen=True, policy="freeze_after", epochs=0),
+    rests("freeze after 1", chosen=True, policy="freeze_after", epochs=1),
+    rests("freeze after 2", policy="freeze_after", epochs=2),
+    rests("freeze after 5", chosen=True, policy="freeze_after", epochs=5),
+    rests("every 2", policy="every_k", every=2),
+    rests("every 3", policy="every_k", every=3),
+    rests("gain", chosen=True, policy="gain"),
+]

@@ -1,0 +1,1 @@
+"""Small integers to few bytes."""

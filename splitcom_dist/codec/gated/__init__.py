@@ -1,0 +1,1 @@
+"""Codecs by sample: sent whole or not at all."""

@@ -1,0 +1,1 @@
+"""What both ends of a link remember, by position key."""

@@ -1,0 +1,1 @@
+"""Codecs of other papers: AQ-SGD, SplitLite, TAH-Quant."""

@@ -1,0 +1,1 @@
+"""Our codec: activations by position within an error bound, gradients unbiased."""
