@@ -10,7 +10,7 @@ import numpy as np
 
 CLIENTS = 2
 TRAIN_ROWS, VALIDATION_ROWS = 64, 50
-SHIFT = ("gsm8k", "webnlg", "dart")
+SHIFT = ("e2e", "webnlg", "dart")
 ALPHA = 0.3  # of the Dirichlet distribution that a client's mixture is drawn from
 LONGEST = 450  # characters of a row of the shifted task: what 256 tokens hold
 
@@ -43,9 +43,13 @@ def prepare(corpus: str, seed: int, source: Path, runs: Path) -> list[str]:
         write(folder / "valid.jsonl", texts(read(source / "e2e/valid.jsonl.gz"), VALIDATION_ROWS, rng, most=2))
         return [f"data.path={folder}"]
     files = {name: fitting(read(source / name / "train.jsonl.gz")) for name in SHIFT}
-    held_out = {name: fitting(read(source / name / "valid.jsonl.gz")) for name in SHIFT if name != "gsm8k"}
-    rng.shuffle(files["gsm8k"])  # no validation file, and every source once: its last rows are held out
-    held_out["gsm8k"] = [files["gsm8k"].pop() for _ in range(VALIDATION_ROWS)]
+    held_out = {}
+    for name, rows in files.items():
+        if (valid := source / name / "valid.jsonl.gz").is_file():
+            held_out[name] = fitting(read(valid))
+        else:  # GSM8K, every source once: its last rows
+            rng.shuffle(rows)
+            held_out[name] = [rows.pop() for _ in range(VALIDATION_ROWS)]
     for client in range(CLIENTS):
         shares = rng.multinomial(TRAIN_ROWS // CLIENTS, rng.dirichlet([ALPHA] * len(SHIFT)))
         rows = [row for name, share in zip(SHIFT, shares, strict=True) for row in take(files, name, share, rng)]

@@ -8,6 +8,8 @@ Nothing is shared between samples here. A gradient at a position depends on what
 same prefix have different gradients there: neither `down_gradient` nor `up_gradient` can use prefix keys.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,14 @@ class SampledEncoder(SampledEnd):
         super().__init__(config, width, dtype)
         self.theta = config.theta
         self._generator = torch.Generator().manual_seed(seed)
+
+    def state(self) -> dict[str, Tensor]:
+        """What `load` needs to go on exactly here."""
+        return {"generator": self._generator.get_state()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on as the end that gave `state`."""
+        self._generator.set_state(state["generator"])
 
     def needs_values(self, visit: Visit) -> bool:
         return True

@@ -5,6 +5,8 @@ other position's reference, as a block of a picture is from another place of it 
 The sender finds it by value, so it works on every activation link and no token is looked at.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,12 @@ class Neighbours:
     def clear(self) -> None:
         self._keys = torch.empty(0, dtype=torch.int64)
         self._sketches = torch.empty(0, SKETCH)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"keys": self._keys, "sketches": self._sketches}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self._keys, self._sketches = state["keys"], state["sketches"]
 
     def add(self, keys: Tensor, rows: Tensor) -> None:
         """Rows (n, d) float32 that the receiver holds from now on, by key (n,)."""

@@ -106,6 +106,14 @@ def test_the_same_seed_draws_the_same() -> None:
     assert torch.equal(first, second) and not torch.equal(first, third)
 
 
+def test_a_resumed_end_draws_as_the_other_would_have() -> None:
+    one, two = ends(keep=0.5)[0], ends(keep=0.5, seed=5)[0]
+    one.encode(gradients(), visit_of(24))
+    two.load(one.state())
+    packets = [encoder.encode(gradients(), visit_of(24)).sections for encoder in (one, two)]
+    assert all(torch.equal(packets[0][name], packets[1][name]) for name in packets[0])
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
 def test_rows_that_are_not_finite_arrive_raw(bad: float) -> None:
     encoder, decoder = ends(keep=0.5)
