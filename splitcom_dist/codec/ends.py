@@ -8,7 +8,8 @@ from splitcom_dist.codec.frames import Decoder, Encoder
 from splitcom_dist.codec.gated.ends import GatedDecoder, GatedEncoder
 from splitcom_dist.codec.rivals.delta import DeltaDecoder, DeltaEncoder
 from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
-from splitcom_dist.codec.video.activations import VideoDecoder, VideoEncoder
+from splitcom_dist.codec.video.decoder import VideoDecoder
+from splitcom_dist.codec.video.encoder import VideoEncoder
 from splitcom_dist.codec.video.gradients import SampledDecoder, SampledEncoder
 from splitcom_dist.config import LinkCodecConfig
 

@@ -1,6 +1,8 @@
 """The video codec, its rivals and resting heads in whole runs: honest books, references that survive what happens."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +182,38 @@ def test_adapters_may_cross_in_int8(model_folders: dict[str, Path], tmp_path: Pa
         summaries[quantizer] = json.loads((out / "summary.json").read_text())
     assert summaries["int8"]["adapter_bytes"] < 0.25 * summaries["none"]["adapter_bytes"]
     assert summaries["int8"]["ppl"] == pytest.approx(summaries["none"]["ppl"], rel=2e-3)
+
+
+def fill_the_disk() -> None:
+    """No room for references from the server's tenth growth on."""
+    allocate, calls = os.posix_fallocate, iter(range(10**6))
+
+    def posix_fallocate(descriptor: int, offset: int, length: int) -> None:
+        if next(calls) >= 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        allocate(descriptor, offset, length)
+
+    os.posix_fallocate = posix_fallocate
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_checkpoint(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    disk = ["codec.up_activation.store=disk", "control=ddpg", "fed.every=1"]
+    outcome = train(model_folders["llama"], tmp_path / "run", "codec=video", *disk, before=fill_the_disk)
+    assert outcome.code == 2
+    (line,) = outcome.stderr.strip().splitlines()
+    assert line.startswith("error: ") and "references" in line and "disk full" in line and "store" in line
+    assert load_file(tmp_path / "run" / "checkpoints" / "ddpg.safetensors")
+
+
+def test_thresholds_move_the_error_bound(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """A controller's theta is a bound on the relative error: sqrt(2 - 2 theta)."""
+    frames = {}
+    for theta in (0.5, 0.9999):
+        values = [f"control.activation.{state}={theta}" for state in ("low", "high")]
+        out = tmp_path / str(theta)
+        outcome = train(model_folders["gpt2"], out, "codec=video", "control.name=bang_bang", *values)
+        assert outcome.code == 0, outcome.stderr
+        frames[theta] = json.loads((out / "summary.json").read_text())["links"]["up_activation"]["frames"]
+    assert frames[0.5]["P"] == 0 < frames[0.9999]["P"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 SKETCH = 32  # rows of the random projection in which rows are compared
 WINDOW = 8192  # newest rows that are compared
+FURTHEST = 2**16 - 1  # how far behind the newest key of a packet a neighbour's key may lie; 0 stands for none
 
 
 class Neighbours:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitcom_dist.codec.frames import Frames
-from splitcom_dist.codec.video.activations import PAID, VideoDecoder, VideoEncoder
 from splitcom_dist.codec.video.basis import Basis, bands_of, basis_bytes
+from splitcom_dist.codec.video.decoder import VideoDecoder
+from splitcom_dist.codec.video.encoder import VideoEncoder
+from splitcom_dist.codec.video.lessons import PAID
 from splitcom_dist.codec.video.transform import Rotation, Transform
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
