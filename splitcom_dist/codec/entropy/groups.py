@@ -6,31 +6,40 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from splitcom_dist.codec.entropy.coder import max_symbol_bytes, pack_bytes, pack_symbols, unpack_bytes, unpack_symbols
+from splitcom_dist.codec.entropy.coder import (
+    max_bytes,
+    max_symbol_bytes,
+    pack_bytes,
+    pack_symbols,
+    unpack_bytes,
+    unpack_symbols,
+)
 from splitcom_dist.errors import WireError
 
 TOGETHER, GROUPED = 0, 1  # the first byte
 OCTAVES = 32  # group 0 is all zeros, group 1 a mean magnitude of 2^-10
+FEW = 32  # rows: below, tables for each group cost more than they save
 _SIZE = struct.Struct("<I")
 
 
 def max_row_bytes(rows: int, width: int) -> int:
     """The most bytes that `pack_rows` makes of (rows, width) symbols."""
-    return 1 + max_symbol_bytes(rows, [width])
+    if rows < FEW:
+        return 1 + max_symbol_bytes(rows, [width])
+    groups = min(rows, OCTAVES)
+    return 1 + _SIZE.size + max_bytes(rows) + groups * (_SIZE.size + 1) + max_symbol_bytes(rows, [width])
 
 
 def pack_rows(symbols: NDArray[np.int32], bands: Sequence[int]) -> bytes:
-    """(n, d) int32 to bytes: all rows together or in groups, whichever is smaller; `bands` as in entropy.py."""
-    together = bytes([TOGETHER]) + pack_symbols(symbols, bands)
+    """(n, d) int32 to bytes, `bands` as in coder.py: few rows together, more of them in groups."""
     mean = np.abs(symbols).mean(axis=1)
     octaves = np.where(mean > 0, np.floor(np.log2(np.maximum(mean, 2.0**-10))) + 11, 0).clip(0, OCTAVES - 1)
     groups = octaves.astype(np.uint8)
     present = np.unique(groups)
-    if len(present) < 2:
-        return together
+    if len(symbols) < FEW or len(present) < 2:
+        return bytes([TOGETHER]) + pack_symbols(symbols, bands)
     parts = [pack_bytes(groups), *(pack_symbols(symbols[groups == group], bands) for group in present)]
-    grouped = bytes([GROUPED]) + b"".join(_SIZE.pack(len(part)) + part for part in parts)
-    return min(together, grouped, key=len)
+    return bytes([GROUPED]) + b"".join(_SIZE.pack(len(part)) + part for part in parts)
 
 
 def unpack_rows(packed: bytes, rows: int, bands: Sequence[int]) -> NDArray[np.int32]:
