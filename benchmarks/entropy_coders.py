@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import constriction  # type: ignore[import-untyped]
+import constriction
 import numpy as np
 import torch
 import zstandard

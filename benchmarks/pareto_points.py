@@ -80,6 +80,7 @@ POINTS = [
     Point("AQ-SGD", "fw4 bw8", "aqsgd", chosen=True),
     Point("SplitLite", "ranks 2r, 4r", "splitlite"),
     Point("TAH-Quant", "4 and 6 bit", "tah"),
+    video(0.02, 0.01),
     video(0.05, 0.03),
     video(0.1, 0.1, chosen=True),
     video(0.2, 0.3),

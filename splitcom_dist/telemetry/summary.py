@@ -115,8 +115,8 @@ def _against(wire: int, counts: dict[str, int]) -> list[str]:
 
 def _frames(counts: dict[str, int]) -> str:
     total = max(1, counts["I"] + counts["P"] + counts["S"] + counts["C"])
-    shares = [f"{key} {100 * counts[key] / total:.1f} %" for key in COUNTS[3:] if counts[key]]
-    return "  " + ", ".join(shares)
+    shares = [f"{key} {100 * counts[key] / total:.1f}" for key in COUNTS[3:] if counts[key]]
+    return f"  {' '.join(shares)} %" if shares else ""
 
 
 def _memory(summary: Summary) -> Table:

@@ -48,7 +48,7 @@ def test_table_fits_80_columns_and_holds_every_figure() -> None:
     lines = printed(SUMMARY)
     text = "\n".join(lines)
     assert all(len(line) <= 80 for line in lines) and "…" not in text
-    for figure in ("17.25 → 4.50", "2 min 10 s", "2,000 tokens/s", "padded FP16", "real FP16", "I 25.0 %, S 75.0 %"):
+    for figure in ("17.25 → 4.50", "2 min 10 s", "2,000 tokens/s", "padded FP16", "real FP16", "I 25.0 S 75.0 %"):
         assert figure in text
     uplink = next(line for line in lines if line.startswith("up_activation"))
     assert " ".join(uplink.split()) == "up_activation 250 MB 4,000 MB -93.8 % 1,000 MB -75.0 %"

@@ -11,7 +11,7 @@ division, and by products and sums that IEEE 754 fixes to the last bit: the same
 
 from collections.abc import Sequence
 
-import constriction  # type: ignore[import-untyped]
+import constriction
 import numpy as np
 from numpy.typing import NDArray
 
