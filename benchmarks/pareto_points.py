@@ -81,6 +81,8 @@ POINTS = [
     Point("SplitLite", "ranks 2r, 4r", "splitlite"),
     Point("TAH-Quant", "4 and 6 bit", "tah"),
     video(0.02, 0.01),
+    video(0.03, 0.1),
+    video(0.03, 0.3),
     video(0.05, 0.03),
     video(0.1, 0.1, chosen=True),
     video(0.2, 0.3),

@@ -138,7 +138,7 @@ def run(model: Path, folder: Path, tail_layers: int, codec: str) -> dict[str, in
     return found
 
 
-@pytest.mark.parametrize("codec", ["none", "splitcom_all_int8"])
+@pytest.mark.parametrize("codec", ["none", "splitcom_all_int8", "video"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_no_token_and_no_label_reaches_the_server_of_the_u_shape(
     family: str, codec: str, model_folders: dict[str, Path], tmp_path: Path
