@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitcom_dist.config import Config, FedConfig, RolesConfig
+from splitcom_dist.attendance import Attendance, Mode
+from splitcom_dist.config import Config, FedConfig, RestConfig, RolesConfig
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.links import LINKS, STANDARD, U_SHAPE
@@ -24,6 +25,14 @@ def schedules(draw: st.DrawFn) -> Schedule:
         round_steps=draw(st.integers(1, 7)),
         eval_epochs=draw(st.integers(1, 3)),
         decides_by_rounds=draw(st.booleans()),
+        tails_train=draw(st.booleans()),
+        attendance=Attendance(
+            RestConfig(
+                policy=draw(st.sampled_from(["never", "every_k", "freeze_after"])),
+                every=draw(st.integers(2, 3)),
+                epochs=draw(st.integers(0, 2)),
+            )
+        ),
     )
 
 
@@ -31,15 +40,25 @@ Operation = tuple[str, object]
 
 
 def exchanges(schedule: Schedule, rank: int, step: int, u_shape: bool) -> list[Operation]:
-    """The transfers of one rank in one step: two a client, in the U-shape four."""
-    links = U_SHAPE if u_shape else STANDARD
+    """The transfers of one rank in one step: two a client, in the U-shape four; fewer while heads rest."""
+    links = active_links(schedule.mode(step), u_shape)
     if rank in schedule.layout.client_ranks:
         return [(link, (client, step)) for client in schedule.turns(step, rank) for link in links]
     operations: list[Operation] = []
     for wave in schedule.waves(step, rank):
-        for part in (links[:2], links[2:]):  # the server goes through the wave once for each pair
+        first = [link for link in links if link.endswith("activation") or not u_shape]
+        for part in (first, [link for link in links if link not in first]):  # once through the wave for each
             operations += [(link, (client, step)) for client in wave for link in part]
     return operations
+
+
+def active_links(mode: Mode, u_shape: bool) -> tuple[str, ...]:
+    """The links on which something crosses, in the order of a step."""
+    if mode is Mode.REST:
+        return U_SHAPE[1:3] if u_shape else ()
+    if mode is Mode.TELL and u_shape:
+        return U_SHAPE[:3]  # in the standard shape an acknowledgement comes down
+    return U_SHAPE if u_shape else STANDARD
 
 
 def program(schedule: Schedule, rank: int, u_shape: bool) -> list[Operation]:
@@ -117,9 +136,11 @@ def test_an_epoch_visits_every_sample_exactly_once(schedule: Schedule) -> None:
 
 
 @given(schedule=schedules())
-def test_every_epoch_ends_with_an_average_and_the_run_with_an_evaluation(schedule: Schedule) -> None:
+def test_every_epoch_that_trains_ends_with_an_average_and_the_run_with_an_evaluation(schedule: Schedule) -> None:
     for epoch in range(schedule.epochs):
-        assert schedule.averages_after((epoch + 1) * schedule.steps_per_epoch - 1)
+        last = (epoch + 1) * schedule.steps_per_epoch - 1
+        trains = schedule.tails_train or schedule.mode(last) is Mode.TRAIN
+        assert schedule.averages_after(last) is trains
     assert schedule.evaluates_after(schedule.total_steps - 1)
 
 

@@ -167,7 +167,7 @@ def test_a_killed_client_is_named_by_the_others(model: Path, tmp_path: Path) -> 
             kill(self)
 
     started = time.monotonic()
-    outcome = train(model, tmp_path / "run", before=at_step(ClientRole, "exchange", kill_second))
+    outcome = train(model, tmp_path / "run", before=at_step(ClientRole, "turn", kill_second))
     assert time.monotonic() - started < 30
     assert outcome.code == 1
     assert (
