@@ -115,7 +115,8 @@ def _epoch_bytes(
         return (0, most), (0, most)  # what entropy coding makes of the values is not foreseen
     maps = sum(-(-size // 8) for size in batches)
     if codec.quantizer in MATRIX_QUANTIZERS:
-        whole, changes = (size - (len(lengths) + 7) // 8 + maps for size in _matrix_bytes(codec, lengths, width))
+        sizes = whole_bytes(lengths, width), delta_bytes(codec, lengths, width)
+        whole, changes = (size - (len(lengths) + 7) // 8 + maps for size in sizes)
         first = whole if codec.predictor == "delta" else changes
         return (first, first), (changes, changes)
     quantizer = quantizer_of(codec, getattr(torch, config.model.dtype))
@@ -126,8 +127,3 @@ def _epoch_bytes(
     skipped = {"always": whole, "once": 0, "cosine": modes_bytes(codec, 0, skipped=sum(lengths))}[codec.gate]
     most = 0 if codec.gate == "once" else whole
     return (whole + maps, whole + maps), (skipped + maps, most + maps)
-
-
-def _matrix_bytes(codec: LinkCodecConfig, lengths: list[int], width: int) -> tuple[int, int]:
-    """All samples whole, and all as changes; one bitmap included."""
-    return whole_bytes(lengths, width), delta_bytes(codec, lengths, width)

@@ -65,7 +65,7 @@ class Decoder(Protocol):
     @property
     def store(self) -> Store: ...
 
-    def limits(self, visit_samples: int, tokens: int) -> Limits:
+    def limits(self, samples: int, tokens: int) -> Limits:
         """What a packet of so many samples and positions may weigh at most."""
         ...
 

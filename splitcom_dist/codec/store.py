@@ -5,6 +5,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from splitcom_dist.errors import WireError
+
 
 class ReferenceStore:
     """References of one client on one link, by sample id.
@@ -38,6 +40,13 @@ class ReferenceStore:
             self.digest ^= _mark(sample, self._entries[sample][1])
         self._entries[sample] = (reference, crc)
         self.digest ^= _mark(sample, crc)
+
+    def recall(self, samples: list[int], lengths: Tensor) -> list[Tensor]:
+        """The references (L, ...) of samples; raises WireError if one is missing or has another length."""
+        for sample, length in zip(samples, lengths.tolist(), strict=True):
+            if sample not in self or len(self.get(sample)) != length:
+                raise WireError(f"modes: sample {sample} is skipped but has no reference of {length} tokens")
+        return [self.get(sample) for sample in samples]
 
     def clear(self) -> None:
         self._entries.clear()

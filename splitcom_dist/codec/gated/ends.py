@@ -112,12 +112,12 @@ class GatedEncoder(GatedEnd):
 class GatedDecoder(GatedEnd):
     """The receiving end."""
 
-    def limits(self, visit_samples: int, tokens: int) -> Limits:
+    def limits(self, samples: int, tokens: int) -> Limits:
         """What a packet of so many samples and positions may weigh at most."""
         if self.config.gate == "never":
             return Limits(intra=(0, 0))
         scales, symbols = self.quantizer.scale_bytes, self.quantizer.symbol_bytes
-        modes = modes_bytes(self.config, visit_samples, tokens)
+        modes = modes_bytes(self.config, samples, tokens)
         intra = scales(1), symbols(1, self.width)
         return Limits(modes=modes, scales=scales(tokens), symbols=symbols(tokens, self.width), intra=intra)
 
@@ -138,9 +138,10 @@ class GatedDecoder(GatedEnd):
         send, gains = unpack_modes(modes, lengths, self.config.rescale)
         tokens = int(lengths[send].sum())
         self._check_sizes(scales, symbols, tokens)
-        self._check_known(samples, lengths, ~send)
+        recalled = iter(self.store.recall(_marked(samples, ~send), lengths[~send]))
         fresh = self.quantizer.decode(scales, symbols, tokens, self.width)
-        values = self._assemble(fresh, samples, lengths, send)
+        rows = iter(fresh.split(lengths[send].tolist()))
+        values = torch.cat([next(rows) if is_sent else next(recalled).to(self.dtype) for is_sent in send.tolist()])
         if gains is not None:
             values[row_mask(~send, lengths)] *= gains.to(self.dtype).unsqueeze(1)
         self._remember(_marked(samples, send), lengths[send].tolist(), fresh.to(self.store_dtype), scales, symbols)
@@ -148,22 +149,7 @@ class GatedDecoder(GatedEnd):
 
     def recall(self, visit: Visit) -> Tensor:
         """The references of a batch (T, d). Raises WireError if a sample has none."""
-        self._check_known(visit.samples, visit.lengths, torch.ones(len(visit.samples), dtype=torch.bool))
-        return torch.cat([self.store.get(sample).to(self.dtype) for sample in visit.samples])
-
-    def _check_known(self, samples: list[int], lengths: Tensor, needed: Tensor) -> None:
-        for sample, length, is_needed in zip(samples, lengths.tolist(), needed.tolist(), strict=True):
-            if is_needed and (sample not in self.store or len(self.store.get(sample)) != length):
-                raise WireError(f"modes: sample {sample} is skipped but has no reference of {length} tokens")
-
-    def _assemble(self, fresh: Tensor, samples: list[int], lengths: Tensor, send: Tensor) -> Tensor:
-        rows = iter(fresh.split(lengths[send].tolist()))
-        return torch.cat(
-            [
-                next(rows) if is_sent else self.store.get(sample).to(self.dtype)
-                for sample, is_sent in zip(samples, send.tolist(), strict=True)
-            ]
-        )
+        return torch.cat(self.store.recall(visit.samples, visit.lengths)).to(self.dtype)
 
     def _check_sizes(self, scales: Tensor, symbols: Tensor, tokens: int) -> None:
         expected = self.quantizer.scale_bytes(tokens), self.quantizer.symbol_bytes(tokens, self.width)

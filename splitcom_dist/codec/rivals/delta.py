@@ -97,11 +97,11 @@ class DeltaEncoder(DeltaEnd):
 class DeltaDecoder(DeltaEnd):
     """The receiving end."""
 
-    def limits(self, visit_samples: int, tokens: int) -> Limits:
+    def limits(self, samples: int, tokens: int) -> Limits:
         """What a packet of so many samples and positions may weigh at most: no quantizer outweighs a whole sample."""
         return Limits(
-            modes=(visit_samples + 7) // 8,
-            scales=visit_samples * self.quantizer.scale_bytes(tokens, self.width),
+            modes=(samples + 7) // 8,
+            scales=samples * self.quantizer.scale_bytes(tokens, self.width),
             symbols=tokens * self.width * WHOLE_BYTES,
         )
 
@@ -127,12 +127,7 @@ class DeltaDecoder(DeltaEnd):
 
     def recall(self, visit: Visit) -> Tensor:
         """The references of a batch (T, d). Raises WireError if a sample has none."""
-        references = []
-        for sample, length in zip(visit.samples, visit.lengths.tolist(), strict=True):
-            if sample not in self.store or len(self.store.get(sample)) != length:
-                raise WireError(f"modes: sample {sample} is skipped but has no reference of {length} tokens")
-            references.append(self.store.get(sample).to(self.dtype))
-        return torch.cat(references)
+        return torch.cat(self.store.recall(visit.samples, visit.lengths)).to(self.dtype)
 
     def _parts(self, name: str, section: Tensor, lengths: list[int], whole: Tensor) -> list[Tensor]:
         """A section cut into samples."""

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.entropy.coder import max_bytes, unpack_bytes
-from splitcom_dist.codec.entropy.groups import max_row_bytes, unpack_rows
 from splitcom_dist.codec.frames import Limits
 from splitcom_dist.codec.prefix import first_occurrence
 from splitcom_dist.codec.sections import as_bytes
 from splitcom_dist.codec.video.basis import Basis, basis_bytes
 from splitcom_dist.codec.video.end import COLD, INTRA, PREDICTED, SKIP, VideoEnd
+from splitcom_dist.codec.video.payload import max_payload_bytes, unpack_modes, unpack_payload
 from splitcom_dist.codec.video.steps import steps_of
 from splitcom_dist.codec.video.transform import Transform
 from splitcom_dist.codec.visit import Visit
@@ -22,12 +22,11 @@ class VideoDecoder(VideoEnd):
 
     def limits(self, samples: int, tokens: int) -> Limits:
         """What a packet of so many samples and positions may weigh at most."""
-        symbols = max_row_bytes(tokens, self.width) + 2 * self.width * tokens
         return Limits(
             side=2 * tokens + basis_bytes(self.width),
             modes=max_bytes(tokens),
             scales=max_bytes(tokens),
-            symbols=symbols,
+            symbols=max_payload_bytes(tokens, self.width),
         )
 
     def decode(self, sections: dict[str, Tensor], visit: Visit) -> Tensor:
@@ -35,9 +34,7 @@ class VideoDecoder(VideoEnd):
         self.begin_anew_if_empty()
         first, inverse = first_occurrence(visit.keys)
         keys = visit.keys[first]
-        modes = torch.from_numpy(unpack_bytes(as_bytes(sections, "modes"), len(keys)).copy())
-        if bool((modes > COLD).any()):
-            raise WireError(f"modes: {int(modes.max())} is no kind of frame")
+        modes = unpack_modes(sections, len(keys), COLD)
         known = self.store.known(keys)
         for mode, name in ((SKIP, "skipped"), (PREDICTED, "predicted")):
             lacking = (modes == mode) & ~known
@@ -72,16 +69,9 @@ class VideoDecoder(VideoEnd):
 
     def _payload(self, sections: dict[str, Tensor], modes: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
         """Rows sent raw (n_C, d), and decoded changes (n_P + n_I, d)."""
-        packed = as_bytes(sections, "symbols")
         count = int(((modes == PREDICTED) | (modes == INTRA)).sum())
-        raw = 2 * self.width * int((modes == COLD).sum())
-        if len(packed) < raw:
-            raise WireError(f"symbols: {len(packed)} bytes cannot hold {raw} of raw positions")
-        cold = torch.zeros(0, self.width)
-        if raw:
-            cold = sections["symbols"][:raw].clone().view(torch.bfloat16).view(-1, self.width).float()
-        codes = torch.from_numpy(unpack_bytes(as_bytes(sections, "scales"), count).copy())
-        symbols = torch.from_numpy(unpack_rows(packed[raw:], count, transform.bands))
+        codes = torch.from_numpy(unpack_bytes(as_bytes(sections, "scales"), count))
+        cold, symbols = unpack_payload(sections, int((modes == COLD).sum()), count, transform.bands)
         return cold, transform.inverse(symbols, steps_of(codes))
 
     def recall(self, visit: Visit) -> Tensor:

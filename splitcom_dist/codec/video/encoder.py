@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.entropy.coder import pack_bytes
-from splitcom_dist.codec.entropy.groups import pack_rows
 from splitcom_dist.codec.frames import Frames
 from splitcom_dist.codec.gated.gate import Similarity, compare
 from splitcom_dist.codec.prefix import first_occurrence
@@ -23,6 +22,7 @@ from splitcom_dist.codec.video.basis import Basis
 from splitcom_dist.codec.video.end import COLD, INTRA, PREDICTED, SKIP, VideoEnd, part_of
 from splitcom_dist.codec.video.lessons import Lessons
 from splitcom_dist.codec.video.neighbours import FURTHEST, Neighbours
+from splitcom_dist.codec.video.payload import pack_modes, pack_payload
 from splitcom_dist.codec.video.residual import quantize
 from splitcom_dist.codec.video.transform import Rotation
 from splitcom_dist.codec.visit import Visit
@@ -66,12 +66,11 @@ class VideoEncoder(VideoEnd):
         fits = coded.within
         behind = behind[fits[modes[sent] == INTRA]]
         modes[sent[~fits]] = COLD  # sizes that no step fits
-        raw = rows[modes == COLD].bfloat16().view(torch.uint8).flatten()
         sections = {
             "side": as_section(told + behind.numpy().astype("<u2").tobytes()),
-            "modes": as_section(pack_bytes(modes.numpy())),
+            "modes": pack_modes(modes),
             "scales": as_section(pack_bytes(coded.codes[fits].numpy())),
-            "symbols": torch.cat([raw, as_section(pack_rows(coded.symbols[fits].numpy(), self.transform.bands))]),
+            "symbols": pack_payload(rows[modes == COLD], coded.symbols[fits], self.transform.bands),
         }
         if self.config.basis and isinstance(self.transform, Rotation):
             self._lessons.note(changes, len(sections["symbols"]))

@@ -13,11 +13,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.entropy.coder import max_bytes, pack_bytes, unpack_bytes
-from splitcom_dist.codec.entropy.groups import max_row_bytes, pack_rows, unpack_rows
-from splitcom_dist.codec.frames import Frames, Limits
-from splitcom_dist.codec.sections import as_bytes, as_section
+from splitcom_dist.codec.entropy.coder import max_bytes
+from splitcom_dist.codec.frames import Frames, Limits, no_bytes
 from splitcom_dist.codec.store import ReferenceStore
+from splitcom_dist.codec.video.payload import (
+    max_payload_bytes,
+    pack_modes,
+    pack_payload,
+    unpack_modes,
+    unpack_payload,
+)
 from splitcom_dist.codec.video.steps import LARGEST_STEP, largest_code, steps_of
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
@@ -72,11 +77,10 @@ class SampledEncoder(SampledEnd):
         symbols = (scaled + torch.rand(scaled.shape, generator=self._generator)).floor_().to(torch.int32)
         modes = kept.to(torch.uint8) * KEPT
         modes[cold] = COLD
-        raw = rows[cold].bfloat16().view(torch.uint8).flatten()
         sections = {
-            "modes": as_section(pack_bytes(modes.numpy())),
+            "modes": pack_modes(modes),
             "scales": code,
-            "symbols": torch.cat([raw, as_section(pack_rows(symbols.numpy(), [self.width]))]),
+            "symbols": pack_payload(rows[cold], symbols, [self.width]),
         }
         lost, sent = int(cold.sum()), int(kept.sum())
         return Frames(sections, intra=sent, skipped=len(rows) - sent - lost, cold=lost)
@@ -94,26 +98,19 @@ class SampledDecoder(SampledEnd):
 
     def limits(self, samples: int, tokens: int) -> Limits:
         """What a packet of so many samples and positions may weigh at most."""
-        symbols = max_row_bytes(tokens, self.width) + 2 * self.width * tokens
-        return Limits(modes=max_bytes(tokens), scales=1, symbols=symbols)
+        return Limits(modes=max_bytes(tokens), scales=1, symbols=max_payload_bytes(tokens, self.width))
 
     def decode(self, sections: dict[str, Tensor], visit: Visit) -> Tensor:
         """Packet sections -> rows (T, d), zeros where nothing was sent. Raises WireError."""
-        modes = torch.from_numpy(unpack_bytes(as_bytes(sections, "modes"), visit.tokens).copy())
-        if bool((modes > COLD).any()):
-            raise WireError(f"modes: {int(modes.max())} is no kind of frame")
+        modes = unpack_modes(sections, visit.tokens, COLD)
         kept, cold = modes == KEPT, modes == COLD
-        code, packed = sections.get("scales", torch.empty(0, dtype=torch.uint8)), as_bytes(sections, "symbols")
+        code = sections.get("scales", no_bytes())
         if len(code) != 1:
             raise WireError(f"scales: {len(code)} bytes, 1 expected")
-        raw = 2 * self.width * int(cold.sum())
-        if len(packed) < raw:
-            raise WireError(f"symbols: {len(packed)} bytes cannot hold {raw} of raw positions")
-        symbols = torch.from_numpy(unpack_rows(packed[raw:], int(kept.sum()), [self.width]))
+        raw, symbols = unpack_payload(sections, int(cold.sum()), int(kept.sum()), [self.width])
         rows = torch.zeros(visit.tokens, self.width)
         rows[kept] = symbols.float() * steps_of(code)
-        if raw:
-            rows[cold] = sections["symbols"][:raw].clone().view(torch.bfloat16).view(-1, self.width).float()
+        rows[cold] = raw
         return rows.to(self.dtype)
 
     def recall(self, visit: Visit) -> Tensor:
