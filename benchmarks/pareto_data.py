@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pareto_points import SHAPES
 
 CLIENTS = 2
-TRAIN_ROWS, VALIDATION_ROWS = 64, 50
+VALIDATION_ROWS = 50
 SHIFT = ("e2e", "webnlg", "dart")
 ALPHA = 0.3  # of the Dirichlet distribution that a client's mixture is drawn from
 LONGEST = 450  # characters of a row of the shifted task: what 256 tokens hold
@@ -24,22 +25,38 @@ class Task:
     title: str
     cut_layer: int
     epochs: int
-    chosen_only: bool = False  # trains only the points marked `chosen`
+    rows: int = 64  # for training
+    points: str = "common"  # the mark of the points it trains
+    shapes: Sequence[str] = SHAPES
+    overrides: Sequence[str] = ()  # of configs/experiment/pareto_small.yaml
 
 
+SMOLLM2 = ("model=smollm2", "train.lr=5e-4", "fed.every=12")
 TASKS = (
     Task("e2e", "e2e", "E2E, cut after 2 of 6 blocks", cut_layer=2, epochs=10),
     Task("shift", "shift", "Domain shift, non-IID, cut after 4 of 6 blocks", cut_layer=4, epochs=10),
-    Task("e2e_50", "e2e", "E2E, cut after 2 of 6 blocks", cut_layer=2, epochs=50, chosen_only=True),
+    Task(
+        "smollm2",
+        "e2e",
+        "SmolLM2-135M, E2E, cut after 3 of 30 blocks",
+        cut_layer=3,
+        epochs=10,
+        rows=96,
+        points="large",
+        shapes=("standard",),
+        overrides=SMOLLM2,
+    ),
+    Task("e2e_50", "e2e", "E2E, cut after 2 of 6 blocks", cut_layer=2, epochs=50, points="chosen"),
 )
 
 
-def prepare(corpus: str, seed: int, source: Path, runs: Path) -> list[str]:
+def prepare(task: Task, seed: int, source: Path, runs: Path) -> list[str]:
     """Write the files of one seed below `runs`; returns the overrides that name them."""
-    folder = runs / "data" / f"{corpus}-{seed}"
+    corpus = task.corpus
+    folder = runs / "data" / f"{task.name}-{seed}"
     rng = np.random.default_rng(seed)
     if corpus == "e2e":
-        write(folder / "train.jsonl", texts(read(source / "e2e/train.jsonl.gz"), TRAIN_ROWS, rng))
+        write(folder / "train.jsonl", texts(read(source / "e2e/train.jsonl.gz"), task.rows, rng))
         write(folder / "valid.jsonl", texts(read(source / "e2e/valid.jsonl.gz"), VALIDATION_ROWS, rng, most=2))
         return [f"data.path={folder}"]
     files = {name: fitting(read(source / name / "train.jsonl.gz")) for name in SHIFT}
@@ -51,7 +68,7 @@ def prepare(corpus: str, seed: int, source: Path, runs: Path) -> list[str]:
             rng.shuffle(rows)
             held_out[name] = [rows.pop() for _ in range(VALIDATION_ROWS)]
     for client in range(CLIENTS):
-        shares = rng.multinomial(TRAIN_ROWS // CLIENTS, rng.dirichlet([ALPHA] * len(SHIFT)))
+        shares = rng.multinomial(task.rows // CLIENTS, rng.dirichlet([ALPHA] * len(SHIFT)))
         rows = [row for name, share in zip(SHIFT, shares, strict=True) for row in take(files, name, share, rng)]
         write(folder / str(client) / "train.jsonl", rows)
     share = VALIDATION_ROWS // len(SHIFT)

@@ -25,7 +25,7 @@ class Point:
     codec: str
     settings: Mapping[str, object] = field(default_factory=dict)
     u_shape_codec: str | None = None  # None: the same preset in both shapes
-    chosen: bool = False  # also trained for 50 epochs, and its texts are scored
+    marks: str = "common"  # which tasks train it, in words; the texts of `chosen` ones are scored
 
     def overrides(self, shape: str) -> list[str]:
         """What follows the configuration file on the command line."""
@@ -51,44 +51,50 @@ def links(kind: tuple[str, ...], key: str, value: object) -> dict[str, object]:
     return {f"codec.{link}.{key}": value for link in kind}
 
 
-def splitcom(bits: str, theta: float, up_gradient: float, down_gradient: float, chosen: bool = False) -> Point:
+def splitcom(bits: str, theta: float, up_gradient: float, down_gradient: float, marks: str = "common") -> Point:
     """`theta` of activations; in the U-shape gradients are gated too."""
     settings = links(ACTIVATIONS, "theta", theta)
     settings |= {"codec.up_gradient.theta": up_gradient, "codec.down_gradient.theta": down_gradient}
     name = "SplitCom INT8" if bits else "SplitCom"
-    return Point(name, f"θ {theta:g}", f"splitcom{bits}", settings, f"splitcom_all{bits}", chosen)
+    return Point(name, f"θ {theta:g}", f"splitcom{bits}", settings, f"splitcom_all{bits}", marks=marks)
 
 
-def video(tau: float, noise: float, chosen: bool = False) -> Point:
+def video(tau: float, noise: float, keep: float = 1, marks: str = "common") -> Point:
     settings = links(ACTIVATIONS, "tau", tau) | links(GRADIENTS, "noise", noise)
-    return Point("video", f"τ {tau:g}, noise {noise:g}", "video", settings, chosen=chosen)
+    if keep == 1:
+        return Point("video", f"τ {tau:g}, noise {noise:g}", "video", settings, marks=marks)
+    settings |= links(GRADIENTS, "keep", keep)
+    return Point("video", f"τ {tau:g}, noise {noise:g}, keep {keep:g}", "video", settings, marks=marks)
 
 
-def rests(label: str, chosen: bool = False, method: str = "video, rests", **rest: object) -> Point:
+def rests(label: str, rest: Mapping[str, object], method: str = "video, rests", marks: str = "common") -> Point:
     """video at tau 0.1, noise 0.3, with heads that rest."""
     settings = links(ACTIVATIONS, "tau", 0.1) | links(GRADIENTS, "noise", 0.3)
     settings |= {f"rest.{key}": value for key, value in rest.items()}
-    return Point(method, label, "video", settings, chosen=chosen)
+    return Point(method, label, "video", settings, marks=marks)
 
 
 POINTS = [
-    Point(BASELINE, "FP32", "none", chosen=True),
-    Point("frozen", "FP16 once", "frozen", chosen=True),
+    Point(BASELINE, "FP32", "none", marks="common chosen large"),
+    Point("frozen", "FP16 once", "frozen", marks="common chosen large"),
     splitcom("", 0.98, 0.98, 0.95),
     splitcom("_int8", 0.955, 0.955, 0.9),
-    splitcom("_int8", 0.98, 0.98, 0.95, chosen=True),
-    Point("AQ-SGD", "fw4 bw8", "aqsgd", chosen=True),
+    splitcom("_int8", 0.98, 0.98, 0.95, marks="common chosen large"),
+    Point("AQ-SGD", "fw4 bw8", "aqsgd", marks="common chosen large"),
     Point("SplitLite", "ranks 2r, 4r", "splitlite"),
-    Point("TAH-Quant", "4 and 6 bit", "tah"),
+    Point("TAH-Quant", "4 and 6 bit", "tah", marks="common large"),
     video(0.02, 0.01),
     video(0.03, 0.1),
     video(0.03, 0.3),
     video(0.05, 0.03),
-    video(0.1, 0.1, chosen=True),
+    video(0.1, 0.1, marks="common chosen"),
     video(0.2, 0.3),
-    rests("never trains", method=FROZEN_VIDEO, chosen=True, policy="freeze_after", epochs=0),
-    rests("freeze after 2", chosen=True, policy="freeze_after", epochs=2),
-    rests("freeze after 5", chosen=True, policy="freeze_after", epochs=5),
-    rests("every 2", policy="every_k", every=2),
-    rests("gain", chosen=True, policy="gain"),
+    video(0.05, 0.3, marks="large"),
+    video(0.05, 0.3, keep=0.25, marks="large"),
+    video(0.05, 1, keep=0.25, marks="large"),
+    rests("never trains", {"policy": "freeze_after", "epochs": 0}, FROZEN_VIDEO, marks="common chosen large"),
+    rests("freeze after 2", {"policy": "freeze_after", "epochs": 2}, marks="common chosen"),
+    rests("freeze after 5", {"policy": "freeze_after", "epochs": 5}, marks="common chosen"),
+    rests("every 2", {"policy": "every_k", "every": 2}),
+    rests("gain", {"policy": "gain"}, marks="common chosen"),
 ]

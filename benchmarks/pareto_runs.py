@@ -86,11 +86,12 @@ def train(run: Run, data: Sequence[str], bleu: bool) -> str | None:
     """Train, and score the texts of chosen points; returns why it failed. What is there already is left alone."""
     if not run.done:
         shutil.rmtree(run.folder, ignore_errors=True)  # of a run that was broken off
-        settings = [*data, f"model.cut_layer={run.task.cut_layer}", f"train.epochs={run.epochs}"]
-        settings += [f"train.seed={run.seed}", f"fed.clients={CLIENTS}", *run.point.overrides(run.shape)]
+        settings = [*run.task.overrides, *data, f"model.cut_layer={run.task.cut_layer}"]
+        settings += [f"train.epochs={run.epochs}", f"train.seed={run.seed}", f"fed.clients={CLIENTS}"]
+        settings += run.point.overrides(run.shape)
         if failed := call(["train", str(CONFIG), *settings, "--out", str(run.folder)]):
             return failed
-    if bleu and run.point.chosen and not (run.folder / "evaluation.json").is_file():
+    if bleu and "chosen" in run.point.marks and not (run.folder / "evaluation.json").is_file():
         return call(["evaluate", str(run.folder), *SENTENCES])
     return None
 
