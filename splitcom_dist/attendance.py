@@ -3,6 +3,7 @@
 from enum import Enum
 
 from splitcom_dist.config import RestConfig
+from splitcom_dist.state import State, facts, read_facts
 
 
 class Mode(Enum):
@@ -28,6 +29,12 @@ class Attendance:
         if rest.policy == "freeze_after":
             return Mode.TRAIN if epoch < rest.epochs else Mode.TELL if epoch == rest.epochs else Mode.REST
         return self._told
+
+    def state(self) -> State:
+        return {"facts": facts({"told": self._told.value})}
+
+    def load(self, state: State) -> None:
+        self._told = Mode(read_facts(state["facts"])["told"])
 
     def hear(self, mode: Mode) -> None:
         """A verdict: the mode from the next step on."""

@@ -156,6 +156,12 @@ class TelemetryConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    every: int = 0  # steps between two; 0: only when the run is asked to stop (SIGTERM, SIGUSR1)
+    keep: int = 2  # newest ones that stay
+
+
+@dataclass
 class RuntimeConfig:
     timeout_seconds: float = 300.0  # longest silence of a peer before it counts as lost
     threads: int = 0  # compute threads a rank; 0 shares the cores of this machine among its ranks
@@ -175,7 +181,9 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     transport: str = "gloo"
+    resume: str = "never"  # auto: go on with the run in --out, if there is one
 
 
 def head_trains(config: Config) -> bool:

@@ -24,6 +24,7 @@ CHOICES = {
     "control.ddpg.every": ("round", "epoch"),
     "telemetry.baseline_dtype": ("float16", "float32"),
     "transport": ("gloo",),
+    "resume": ("never", "auto"),
 }
 AT_LEAST = {
     "model.cut_layer": 1,
@@ -47,6 +48,8 @@ AT_LEAST = {
     **{f"codec.{link}.bits": 2 for link in LINKS},
     **{f"codec.{link}.low_rank": 1 for link in LINKS},
     **{f"codec.{link}.store_rows": 0 for link in LINKS},
+    "checkpoint.every": 0,
+    "checkpoint.keep": 1,
     "rest.every": 2,
     "rest.epochs": 0,
     "rest.patience": 1,

@@ -13,6 +13,14 @@ class WireError(SplitcomError):
     """A packet that must not be believed; names peer, link, step and field. The store is unchanged."""
 
 
+class Stopped(Exception):  # no error: nothing went wrong
+    """All ranks were asked to stop, have saved their state after `step`, and leave."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
 class PeerLost(SplitcomError):
     """Peers closed their connection or were silent for too long; `ranks` are those that were waited for."""
 

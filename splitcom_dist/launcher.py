@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from splitcom_dist.checkpoints.signals import ASKING
 from splitcom_dist.config import Config
 from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.sources import warm_up
@@ -45,6 +46,8 @@ def launch(config: Config, out: Path | None) -> int:
         wait_for_workers=False,
         master_listen_fd=listener.detach(),
     )
+    for number in ASKING:
+        signal.signal(number, lambda number, frame: _pass_on(number, ranks))
     try:
         _wait(ranks, min(GRACE_SECONDS, config.runtime.timeout_seconds + 2 * PATIENCE_SECONDS))
     finally:
@@ -53,7 +56,7 @@ def launch(config: Config, out: Path | None) -> int:
 
 
 def _rank(config: Config, place: Place, port: int, out: Path | None) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a killed parent takes its ranks with it
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed parent takes its ranks with it
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
@@ -75,6 +78,12 @@ def _wait(ranks: Sequence[BaseProcess], grace_seconds: float) -> None:
         if deadline is not None and time.monotonic() > deadline:
             return
         time.sleep(0.02)
+
+
+def _pass_on(number: int, ranks: Sequence[BaseProcess]) -> None:
+    for process in ranks:
+        if process.is_alive() and process.pid is not None:
+            os.kill(process.pid, number)
 
 
 def _reap(ranks: Sequence[BaseProcess]) -> None:

@@ -28,6 +28,10 @@ class RunDirectory:
         return self.root / "adapter"
 
     @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 

@@ -3,15 +3,18 @@
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
+from splitcom_dist.checkpoints.course import Course
+from splitcom_dist.checkpoints.files import CheckpointFolder
+from splitcom_dist.checkpoints.signals import RESUME_ME, StopSignals
+from splitcom_dist.checkpoints.start import agree_on_start
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
-from splitcom_dist.errors import PeerLost, SplitcomError
+from splitcom_dist.errors import PeerLost, SplitcomError, Stopped
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.models.split import check_cut
@@ -19,10 +22,11 @@ from splitcom_dist.place import Place
 from splitcom_dist.roles.build import build_role
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.share import load_share
-from splitcom_dist.run_directory import RunDirectory, create, default_root, log_to
+from splitcom_dist.run_directory import log_to
 from splitcom_dist.schedule import Schedule, schedule_for
 from splitcom_dist.settle import settle
 from splitcom_dist.shards import check_length
+from splitcom_dist.state import Stateful, read_facts
 from splitcom_dist.telemetry.hdf5 import RankLog
 from splitcom_dist.telemetry.ledger import Ledger
 from splitcom_dist.world import World
@@ -31,10 +35,13 @@ log = logging.getLogger(__name__)
 
 
 def run_rank(config: Config, place: Place, out: Path | None) -> int:
-    """Run this process's share of the job; returns its exit code: 0, 2 for a reported mistake, 1 for a bug here.
+    """Run this process's share of the job; returns its exit code: 0, 2 for a reported mistake, 1 for a bug here, 75
+    if it was asked to stop and can be resumed.
 
     Of all ranks that fail, one prints one line; the details are in every rank's log.
     """
+    signals = StopSignals()
+    signals.listen()
     logging.getLogger().handlers[:] = [logging.NullHandler()]  # until the run directory has a place for logs
     try:
         world = World(place, layout_for(config, place.world_size), config.runtime.timeout_seconds)
@@ -43,9 +50,11 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        _run(config, world, out)
+        _run(config, world, out, signals)
         world.leave()
         return 0
+    except Stopped as stopped:
+        return _stop(stopped, world)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -60,6 +69,15 @@ def end_process(code: int) -> NoReturn:
     os._exit(code)
 
 
+def _stop(stopped: Stopped, world: World) -> int:
+    """All ranks have saved their state and leave together."""
+    if world.rank == 0:
+        print(f"{stopped}: the same command with resume=auto goes on from there", flush=True)
+    world.sum_over_ranks(torch.zeros(1, dtype=torch.int64))  # the store's host must not leave before the others
+    world.leave()
+    return RESUME_ME
+
+
 def _report(error: Exception, world: World) -> int:
     expected = isinstance(error, SplitcomError)
     line: str | None = " ".join(str(error).split())
@@ -72,10 +90,15 @@ def _report(error: Exception, world: World) -> int:
     return 2 if expected else 1
 
 
-def _run(config: Config, world: World, out: Path | None) -> None:
+def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -> None:
     torch.set_num_threads(config.runtime.threads or _fair_threads(world))
     torch.manual_seed(config.train.seed + world.rank)  # dropout differs between ranks
-    directory = _agree_on_directory(config, world, out)
+    start = agree_on_start(config, world, out)
+    directory = start.directory
+    if start.finished:
+        if world.rank == 0:
+            print(f"{directory.root}: this run is finished")
+        return
     log_to(directory.rank_log(world.rank))
     log.info(
         "%s of %d, started by %s",
@@ -89,28 +112,30 @@ def _run(config: Config, world: World, out: Path | None) -> None:
     share = load_share(config, world, source)
     schedule = _agree_on_schedule(config, world, share.shard_sizes)
     role = world.layout.role_of(world.rank)
-    books = RankLog(directory.rank_telemetry(world.rank), rank=world.rank, role=role, config=to_yaml(config))
+    folder = CheckpointFolder(directory.checkpoints, config.checkpoint.keep)
+    saved = None if start.step is None else folder.read(start.step, world.rank)
+    books = RankLog(
+        directory.rank_telemetry(world.rank),
+        rank=world.rank,
+        role=role,
+        config=to_yaml(config),
+        kept=None if saved is None else read_facts(saved["course"])["rows"],
+    )
     with books:
         row_bytes = source.hidden_size * getattr(torch, config.telemetry.baseline_dtype).itemsize
         ledger = Ledger(books, schedule, config.data.max_length, row_bytes)
-        context = Context(config, world, schedule, source, books, ledger)
+        memory: dict[str, Stateful] = {"ledger": ledger, "attendance": schedule.attendance}
+        course = Course(schedule, world, books, memory, folder, config.checkpoint.every, signals)
+        context = Context(config, world, schedule, source, books, ledger, course)
         running = build_role(context, share, directory)
-        log.info("%d steps, shards of %s samples", schedule.total_steps, schedule.shard_sizes)
-        started = time.perf_counter()
+        if saved is not None and start.step is not None:
+            course.resume(start.step, saved, running)
+        log.info("steps %d to %d, shards of %s samples", course.first, schedule.total_steps - 1, schedule.shard_sizes)
         running.run()
-        seconds = time.perf_counter() - started
+        seconds = course.seconds
     settle(context, running, directory, seconds)
     if world.rank == 0:
         directory.forget_references()
-
-
-def _agree_on_directory(config: Config, world: World, out: Path | None) -> RunDirectory:
-    """Rank 0 makes the directory, so that one rank finds out if it exists; the others learn its name."""
-    if world.rank == 0:
-        directory = create((out or default_root(config)).absolute(), config)
-        world.announce("directory", str(directory.root))
-        return directory
-    return RunDirectory(Path(world.wait_for("directory", [0], "the run directory")))
 
 
 def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Schedule:

@@ -65,7 +65,7 @@ def _write(
         ],
         config=dataclasses.asdict(config),
     )
-    write(summary, directory.root / "summary.json")
+    write(summary, directory.summary)
     title = f"{config.data.name} · {config.model.name} · codec {config.codec.name} · {layout.clients} clients"
     print_table(summary, title)
     print(f"\n{directory.root}", flush=True)

@@ -9,6 +9,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from splitcom_dist.config import TrainConfig
+from splitcom_dist.state import State, facts, read_facts
+
+SCHEDULE_STATE = ("last_epoch", "_step_count", "_last_lr")
 
 
 class AdapterOptimizer:
@@ -33,6 +36,30 @@ class AdapterOptimizer:
     @property
     def lr(self) -> float:
         return float(self._schedule.get_last_lr()[0])
+
+    def state(self) -> State:
+        """Moments by parameter, and the schedule's count."""
+        moments = {
+            f"{index}.{name}": tensor
+            for index, own in self._optimizer.state_dict()["state"].items()
+            for name, tensor in own.items()
+        }
+        counts = {name: value for name, value in self._schedule.state_dict().items() if name in SCHEDULE_STATE}
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        return moments | {"facts": facts({"schedule": counts, "rates": rates})}
+
+    def load(self, state: State) -> None:
+        """Go on as the optimizer that gave `state`, of the same parameters and schedule."""
+        told, whole = read_facts(state["facts"]), self._optimizer.state_dict()
+        whole["state"] = {}
+        for key, tensor in state.items():
+            index, _, name = key.partition(".")
+            if name:
+                whole["state"].setdefault(int(index), {})[name] = tensor.clone()
+        self._optimizer.load_state_dict(whole)
+        for group, rate in zip(self._optimizer.param_groups, told["rates"], strict=True):
+            group["lr"] = rate
+        self._schedule.load_state_dict(self._schedule.state_dict() | told["schedule"])
 
     def rest(self) -> None:
         """Advance the schedule alone, and drop what gradients there are."""

@@ -3,7 +3,9 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,7 @@ from splitcom_dist.errors import PeerLost, UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
 
+T = TypeVar("T")
 PATIENCE_SECONDS = 2.0  # what others get to report, or to say for whom they wait, before a lost peer is blamed
 
 
@@ -75,6 +78,13 @@ class World:
     def announce(self, key: str, value: str = "1") -> None:
         self._store.set(key, value)
 
+    def collect(self, key: str, value: str) -> dict[int, str] | None:
+        """Give a value to all; every rank's, by rank, for the one that comes last, None for the others."""
+        self._store.set(f"{key}/{self.rank}", value)
+        if self._store.add(key, 1) < self.layout.world_size:
+            return None
+        return {rank: self._store.get(f"{key}/{rank}").decode() for rank in range(self.layout.world_size)}
+
     def beat(self) -> None:
         """Say that this rank makes progress; cheap enough to call every step."""
         now = time.monotonic()
@@ -84,8 +94,12 @@ class World:
 
     def wait_for(self, key: str, ranks: list[int], what: str) -> str:
         """Block until `key` is announced; raises PeerLost if `ranks` make no progress for the timeout."""
+        return self.wait_until(lambda: self.heard(key), ranks, what)
+
+    def wait_until(self, ask: Callable[[], T | None], ranks: list[int], what: str) -> T:
+        """Block until `ask` has an answer; raises PeerLost if `ranks` make no progress for the timeout."""
         beats, since, nap = -1, time.monotonic(), 0.001
-        while not self._announced(key, what):
+        while (answer := ask()) is None:
             time.sleep(nap)
             nap = min(1.5 * nap, 0.05)  # polled, not blocked: a store's own timeout closes its connection
             self.raise_if_failed()
@@ -95,11 +109,12 @@ class World:
             if time.monotonic() - since > self.timeout:
                 names = ", ".join(self.layout.name_of(rank) for rank in ranks)
                 raise PeerLost(f"{names} made no progress for {self.timeout:.0f} s during {what}", tuple(ranks))
-        return str(self._store.get(key).decode())
+        return answer
 
-    def _announced(self, key: str, what: str) -> bool:
-        with naming("the rank that hosts the rendezvous store", [], what):
-            return bool(self._store.check([key]))
+    def heard(self, key: str) -> str | None:
+        """What was announced under `key`, None if nothing was."""
+        with naming("the rank that hosts the rendezvous store", [], f"a look for {key}"):
+            return str(self._store.get(key).decode()) if self._store.check([key]) else None
 
     def report_failure(self) -> bool:
         """True for the first rank that fails: it prints the one line; the others leave quietly."""

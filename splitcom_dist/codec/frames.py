@@ -8,6 +8,7 @@ from torch import Tensor
 
 from splitcom_dist.codec.gated.gate import Similarity
 from splitcom_dist.codec.visit import Visit
+from splitcom_dist.state import Stateful
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Store(Protocol):
     def clear(self) -> None: ...
 
 
-class Encoder(Protocol):
+class Encoder(Stateful, Protocol):
     """The sending end. After every packet its store equals that of its decoder, bit for bit."""
 
     theta: float  # threshold, as a cosine; controllers move it
@@ -59,7 +60,7 @@ class Encoder(Protocol):
         ...
 
 
-class Decoder(Protocol):
+class Decoder(Stateful, Protocol):
     """The receiving end."""
 
     @property

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.errors import WireError
+from splitcom_dist.state import State
 
 
 class LabelSender:
@@ -24,6 +25,14 @@ class LabelSender:
         tokens = [target.numpy() for target, new in zip(targets, news, strict=True) if new]
         raw = np.asarray(counts, "<u2").tobytes() + np.concatenate(tokens).astype(self._token_type).tobytes()
         return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+
+    def state(self) -> State:
+        """The samples whose targets were sent (n,)."""
+        return {"sent": torch.tensor(sorted(self._sent), dtype=torch.int64)}
+
+    def load(self, state: State) -> None:
+        """Go on as the sender that gave `state`."""
+        self._sent = set(state["sent"].tolist())
 
     def clear(self) -> None:
         """Send every sample's targets again at its next visit."""
@@ -53,6 +62,20 @@ class LabelCache:
     def recall(self, samples: list[int]) -> list[Tensor]:
         """Target ids of samples that came before; KeyError for any other."""
         return [self._targets[sample] for sample in samples]
+
+    def state(self) -> State:
+        """Samples (n,), their target counts, and all targets one after another, int64."""
+        targets = list(self._targets.values())
+        return {
+            "samples": torch.tensor(list(self._targets), dtype=torch.int64),
+            "counts": torch.tensor([len(part) for part in targets], dtype=torch.int64),
+            "targets": torch.cat([torch.empty(0, dtype=torch.int64), *targets]),
+        }
+
+    def load(self, state: State) -> None:
+        """Go on as the cache that gave `state`."""
+        parts = state["targets"].clone().split(state["counts"].tolist())
+        self._targets = dict(zip(state["samples"].tolist(), parts, strict=True))
 
     def _parse(self, raw: bytes, samples: list[int], lengths: Tensor) -> dict[int, Tensor]:
         if len(raw) < 2 * len(samples):

@@ -7,16 +7,15 @@ being consecutive integers in the order of the manifests, so no key crosses: a n
 and how many positions they share. That is all the server learns of the text: which positions are equal.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple, overload
 
 import numpy as np
-from torch import Tensor, from_numpy
+from torch import Tensor, from_numpy, tensor
 
 from splitcom_dist.errors import UserError, WireError
+from splitcom_dist.state import State
 
 News = dict[int, tuple[int | None, int]]  # new sample: its parent, and how many first positions are the parent's
-State = dict[str, np.ndarray]
 
 
 class _Path(NamedTuple):
@@ -101,15 +100,15 @@ class KeyBook:
         self._next = 0
 
     def state(self) -> State:
-        """What was learnt, in order, as int64 arrays (n,): samples, lengths, parents (-1 = none), shared."""
+        """What was learnt, in order, as int64 vectors (n,): samples, lengths, parents (-1 = none), shared."""
         rows = [
             (sample, len(path.keys), -1 if path.parent is None else path.parent, path.shared)
             for sample, path in self._paths.items()
         ]
         columns = np.array(rows, np.int64).reshape(-1, 4).T.copy()
-        return dict(zip(("samples", "lengths", "parents", "shared"), columns, strict=True))
+        return dict(zip(("samples", "lengths", "parents", "shared"), map(from_numpy, columns), strict=True))
 
-    def load(self, state: Mapping[str, np.ndarray]) -> None:
+    def load(self, state: State) -> None:
         """Become the book that gave this state."""
         self.clear()
         columns = (state[name].tolist() for name in ("samples", "lengths", "parents", "shared"))
@@ -168,19 +167,20 @@ class PrefixTree:
         """
         return {
             **self._book.state(),
-            "tokens": np.concatenate([np.empty(0, np.int32), *self._runs.values()]),
-            "untold": np.array([len(self._untold)]),
-            "sharing": np.array([self._sharing]),
+            "tokens": from_numpy(np.concatenate([np.empty(0, np.int32), *self._runs.values()])),
+            "untold": tensor([len(self._untold)]),
+            "sharing": tensor([self._sharing]),
         }
 
-    def load(self, state: Mapping[str, np.ndarray]) -> None:
+    def load(self, state: State) -> None:
         """Become the tree that gave this state; raises UserError if that one shared keys and this one does not."""
         if bool(state["sharing"][0]) != self._sharing:
             raise UserError(f"prefix_sharing={self._sharing}: the checkpoint was written with the other; set that one")
         self.clear()
         self._book.load(state)
         if self._sharing:
-            runs = np.split(state["tokens"], (state["lengths"] - state["shared"]).cumsum())[:-1]
+            tokens = state["tokens"].numpy().copy()
+            runs = np.split(tokens, (state["lengths"] - state["shared"]).numpy().cumsum())[:-1]
             for sample, run, depth in zip(state["samples"].tolist(), runs, state["shared"].tolist(), strict=True):
                 self._grow(sample, run, depth)
         first_untold = len(state["samples"]) - int(state["untold"][0])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.errors import WireError
+from splitcom_dist.state import State
 
 
 class ReferenceStore:
@@ -47,6 +48,24 @@ class ReferenceStore:
             if sample not in self or len(self.get(sample)) != length:
                 raise WireError(f"modes: sample {sample} is skipped but has no reference of {length} tokens")
         return [self.get(sample) for sample in samples]
+
+    def state(self) -> State:
+        """Samples (n,), their lengths and checksums, and all rows one after another."""
+        tensors = [tensor for tensor, _ in self._entries.values()]
+        rows = torch.cat(tensors) if tensors else torch.empty(0, 0)
+        return {
+            "samples": torch.tensor(list(self._entries), dtype=torch.int64),
+            "lengths": torch.tensor([len(tensor) for tensor in tensors], dtype=torch.int64),
+            "checksums": torch.tensor([crc for _, crc in self._entries.values()], dtype=torch.int64),
+            "rows": rows,
+        }
+
+    def load(self, state: State) -> None:
+        """Go on as the store that gave `state`."""
+        self.clear()
+        rows = state["rows"].split(state["lengths"].tolist())
+        for sample, crc, reference in zip(state["samples"].tolist(), state["checksums"].tolist(), rows, strict=True):
+            self.put(sample, reference.clone(), crc)
 
     def clear(self) -> None:
         self._entries.clear()

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from splitcom_dist.comm.compressed_mean import CompressedMean, DeltaReceiver, DeltaSender
 from splitcom_dist.comm.failures import naming
+from splitcom_dist.state import Stateful, Stateless
 
 
-class Averaging(Protocol):
+class Averaging(Stateful, Protocol):
     """One rank's end of the averaging of client adapters."""
 
     def mean(self, vector: Tensor | None, weight: float, group: dist.ProcessGroup) -> tuple[Tensor, float, int]:
@@ -24,13 +25,13 @@ class Averaging(Protocol):
         ...
 
 
-class Sending(Protocol):
+class Sending(Stateful, Protocol):
     def send(self, vector: Tensor, receiver: int, group: dist.ProcessGroup) -> int:
         """Send a vector (n,) whose length the receiver knows; returns its bytes."""
         ...
 
 
-class Receiving(Protocol):
+class Receiving(Stateful, Protocol):
     def receive(self, sender: int, group: dist.ProcessGroup) -> Tensor:
         """The vector (n,) that `sender` sends."""
         ...
@@ -49,7 +50,7 @@ def make_receiving(quantizer: str, start: Tensor) -> Receiving:
     return DeltaReceiver(start) if quantizer == "int8" else PlainEnd(len(start))
 
 
-class PlainMean:
+class PlainMean(Stateless):
     """One float32 all-reduce over vectors (length,) and their weight."""
 
     def __init__(self, length: int) -> None:
@@ -64,7 +65,7 @@ class PlainMean:
         return buffer[:-1] / total, total, buffer.nbytes
 
 
-class PlainEnd:
+class PlainEnd(Stateless):
     """Either end of a stream of float32 vectors (length,)."""
 
     def __init__(self, length: int) -> None:

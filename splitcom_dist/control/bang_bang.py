@@ -8,6 +8,7 @@ from torch import Tensor
 
 from splitcom_dist.config import Config, bounds_of, gated_links
 from splitcom_dist.control.controller import Decision, Observation
+from splitcom_dist.state import State, facts, read_facts
 
 
 class BangBang:
@@ -40,3 +41,10 @@ class BangBang:
 
     def checkpoint(self) -> dict[str, Tensor]:
         return {}
+
+    def state(self) -> State:
+        return {"facts": facts({"best": self._best, "high": self._high})}
+
+    def load(self, state: State) -> None:
+        told = read_facts(state["facts"])
+        self._best, self._high = told["best"], told["high"]

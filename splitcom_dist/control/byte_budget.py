@@ -13,6 +13,7 @@ from torch import Tensor
 
 from splitcom_dist.config import Config, bounds_of, gated_links, threshold_of
 from splitcom_dist.control.controller import Decision, LinkUse, Observation
+from splitcom_dist.state import State, facts, read_facts
 
 EVERYTHING_KNOWN = -1.0  # a threshold that no cosine fails: only first visits are sent
 MEMORY = 10  # rounds of movement that count
@@ -70,6 +71,25 @@ class ByteBudget:
 
     def checkpoint(self) -> dict[str, Tensor]:
         return {}
+
+    def state(self) -> State:
+        told = {
+            "spent": self._spent,
+            "progress": self._progress,
+            "whole": self._whole,
+            "drift": self._drift,
+            "gain": self._gain,
+            "movements": list(self._movements),
+            "first_movement": self._first_movement,
+        }
+        return {"facts": facts(told)}
+
+    def load(self, state: State) -> None:
+        told = read_facts(state["facts"])
+        self._spent, self._progress, self._gain = told["spent"], told["progress"], told["gain"]
+        self._whole, self._drift = told["whole"], told["drift"]
+        self._movements = deque(told["movements"], maxlen=MEMORY)
+        self._first_movement = told["first_movement"]
 
     def _theta(self, link: str, error: float) -> float:
         bounds = self._bounds[link]

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from splitcom_dist.state import Stateful
+
 
 @dataclass(frozen=True)
 class LinkUse:
@@ -62,7 +64,7 @@ class Decision:
     state: Mapping[str, float] = field(default_factory=dict)
 
 
-class Controller(Protocol):
+class Controller(Stateful, Protocol):
     @property
     def name(self) -> str: ...
 

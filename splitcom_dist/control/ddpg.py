@@ -15,6 +15,7 @@ from splitcom_dist.config import Bounds, Config, bounds_of, gated_links
 from splitcom_dist.control.actor_critic import Agent, AgentSettings
 from splitcom_dist.control.controller import Decision, LinkUse, Observation
 from splitcom_dist.errors import UserError
+from splitcom_dist.state import State, facts, part_of, read_facts
 
 CLOSEST = 1e-6  # 1 - theta at least: its logarithm must exist
 
@@ -75,6 +76,17 @@ class Ddpg:
 
     def checkpoint(self) -> dict[str, Tensor]:
         return self.agent.tensors()
+
+    def state(self) -> State:
+        last = {} if self._taken is None else {"last.state": self._taken[0], "last.action": self._taken[1]}
+        losses = facts({"first": self._first_loss, "last": self._loss})
+        return {f"agent.{name}": part for name, part in self.agent.tensors().items()} | last | {"losses": losses}
+
+    def load(self, state: State) -> None:
+        self.agent.load(part_of(state, "agent"))
+        losses, last = read_facts(state["losses"]), part_of(state, "last")
+        self._first_loss, self._loss = losses["first"], losses["last"]
+        self._taken = (last["state"].clone(), last["action"].clone()) if last else None
 
     def _load(self, path: Path) -> None:
         try:

@@ -4,9 +4,10 @@ from torch import Tensor
 
 from splitcom_dist.config import Config, gated_links, threshold_of
 from splitcom_dist.control.controller import Decision, Observation
+from splitcom_dist.state import Stateless
 
 
-class Fixed:
+class Fixed(Stateless):
     name = "fixed"
 
     def __init__(self, config: Config) -> None:

@@ -5,6 +5,9 @@ import math
 from splitcom_dist.attendance import Mode
 from splitcom_dist.config import RestConfig
 from splitcom_dist.control.controller import Observation
+from splitcom_dist.state import State, facts, read_facts
+
+REMEMBERED = ("_loss", "_epoch", "_resting_rate", "_rested_gain", "_rested_bytes", "_dry", "_bytes")
 
 
 class Gain:
@@ -44,6 +47,14 @@ class Gain:
         self._mode = Mode.REST
         self._rested_gain, self._rested_bytes, self._dry = 0.0, 0, 0
         return self._mode, f"heads rest: {told} is less a byte than a rest"
+
+    def state(self) -> State:
+        told = {name: getattr(self, name) for name in REMEMBERED}
+        return {"facts": facts(told | {"_mode": self._mode.value})}
+
+    def load(self, state: State) -> None:
+        for name, value in read_facts(state["facts"]).items():
+            setattr(self, name, Mode(value) if name == "_mode" else value)
 
     def _after_rest(self, gain: float, spent: int, epochs: int) -> tuple[Mode, str]:
         self._rested_gain += gain

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import cast
 
 import torch
@@ -20,6 +20,7 @@ from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.verdicts import Reports, announce_verdict
 from splitcom_dist.run_directory import RunDirectory, save_tensors
+from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
 from splitcom_dist.telemetry.records import record_evaluation, record_event, record_round, record_threshold
 
 
@@ -61,9 +62,10 @@ class AggregatorRole:
 
     def run(self) -> None:
         schedule = self.context.schedule
-        self.untuned = self.evaluate(step=-1)
-        self.decide(-1, self.untuned)
-        for step in range(schedule.total_steps):
+        if not self.context.course.resumes:
+            self.untuned = self.evaluate(step=-1)
+            self.decide(-1, self.untuned)
+        for step in self.context.course.steps(self):
             if schedule.averages_after(step):
                 self.average(step)
             result = None
@@ -72,7 +74,37 @@ class AggregatorRole:
                 result = self.tuned = self.evaluate(step)
             if schedule.decides_after(step):
                 self.decide(step, result)
-            self.context.log.flush()
+
+    def state(self) -> State:
+        adapters = {"clients": flatten(self.whole.of_clients), "servers": flatten(self.whole.of_servers)}
+        results = {name: result and asdict(result) for name, result in self._results.items()}
+        return {**gathered(self._memory), **adapters, "moved_from": self._adapter, "results": facts(results)}
+
+    def load(self, state: State) -> None:
+        spread(state, self._memory)
+        unflatten_into(state["clients"], self.whole.of_clients)
+        unflatten_into(state["servers"], self.whole.of_servers)
+        self._adapter = state["moved_from"].clone()
+        results = read_facts(state["results"])
+        self.untuned, self.tuned = (
+            Perplexity(**results[name]) if results[name] else None for name in ("untuned", "tuned")
+        )
+
+    @property
+    def _results(self) -> dict[str, Perplexity | None]:
+        return {"untuned": self.untuned, "tuned": self.tuned}
+
+    @property
+    def _memory(self) -> dict[str, Stateful]:
+        rest = {} if self.rest is None else {"rest": self.rest}
+        receiving = {f"server_{server}": end for server, end in self.receiving.items()}
+        return {
+            "reports": self.reports,
+            "averaging": self.averaging,
+            "controller": self.controller,
+            **rest,
+            **receiving,
+        }
 
     def average(self, step: int) -> None:
         """Take part in the clients' averaging with weight 0, and keep the mean."""

@@ -23,6 +23,7 @@ from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Outgoing, Packet
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.verdicts import await_verdict, report
+from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.telemetry.records import record_event, record_round, record_training
 
 
@@ -43,8 +44,9 @@ class ClientRole:
 
     def run(self) -> None:
         schedule, world = self.context.schedule, self.context.world
-        self.take_verdict(-1)  # on the model before training
-        for step in range(schedule.total_steps):
+        if not self.context.course.resumes:
+            self.take_verdict(-1)  # on the model before training
+        for step in self.context.course.steps(self):
             for client in schedule.turns(step, world.rank):
                 self.train(self.clients[client], step)
             if schedule.averages_after(step):
@@ -52,8 +54,16 @@ class ClientRole:
             if schedule.decides_after(step):
                 report(self.context, step, next(iter(self.clients.values())).optimizer.lr, self.outgoing())
                 self.take_verdict(step)
-            self.context.log.flush()
-            world.beat()
+
+    def state(self) -> State:
+        return gathered(self._memory)
+
+    def load(self, state: State) -> None:
+        spread(state, self._memory)
+
+    @property
+    def _memory(self) -> dict[str, Stateful]:
+        return {"averaging": self.averaging, **{f"client_{number}": client for number, client in self.clients.items()}}
 
     def train(self, client: LogicalClient, step: int) -> None:
         """One batch of one logical client: head forward, exchange with the server, head backward, optimizer step."""

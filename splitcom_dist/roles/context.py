@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from splitcom_dist.attendance import Mode
+from splitcom_dist.checkpoints.course import Course
 from splitcom_dist.codec.frames import Decoder
 from splitcom_dist.codec.labels import max_label_bytes
 from splitcom_dist.codec.manifest import max_manifest_bytes
@@ -27,6 +28,7 @@ class Context:
     source: ModelSource
     log: RankLog
     ledger: Ledger
+    course: Course
 
     @property
     def dtype(self) -> torch.dtype:

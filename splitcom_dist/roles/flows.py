@@ -16,6 +16,7 @@ from splitcom_dist.comm.link import Edge
 from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINK_CODES
 from splitcom_dist.roles.context import Context
+from splitcom_dist.state import State, facts, gathered, read_facts, spread
 from splitcom_dist.telemetry.records import record_event, record_similarity
 
 
@@ -73,6 +74,15 @@ class Outgoing:
         if frames.similarity is not None and frames.sent is not None:
             self.drift.observe(visit.samples, frames.similarity, frames.sent)
         record_similarity(self.context.log, self.context.schedule.epoch_of(step), header, visit, frames)
+
+    def state(self) -> State:
+        """The encoder's, its threshold, and how fast its values drift."""
+        parts = gathered({"encoder": self.encoder, "drift": self.drift})
+        return parts | {"facts": facts({"theta": self.encoder.theta})}
+
+    def load(self, state: State) -> None:
+        spread(state, {"encoder": self.encoder, "drift": self.drift})
+        self.encoder.theta = read_facts(state["facts"])["theta"]
 
     def spare(self, step: int, visit: Visit) -> None:
         """Book a batch of which nothing crosses: the baselines would have sent it."""
@@ -159,6 +169,12 @@ class Incoming:
     def spare(self, step: int, visit: Visit) -> None:
         """Book a batch of which nothing crosses."""
         self.context.ledger.received(nothing_of(self.link, self.client, step, visit), 0, 0, 0.0)
+
+    def state(self) -> State:
+        return self.decoder.state()
+
+    def load(self, state: State) -> None:
+        self.decoder.load(state)
 
     def refuse(self, packet: Packet) -> None:
         """Drop our references: the packet was made over others."""

@@ -11,6 +11,7 @@ from splitcom_dist.codec.prefix import PrefixTree
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.roles.flows import Incoming, Outgoing
+from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
 from splitcom_dist.training import AdapterOptimizer
 
 
@@ -68,6 +69,28 @@ class LogicalClient:
             if parameter.grad is not None:
                 parameter.grad /= targets
         self.optimizer.step()
+
+    def state(self) -> State:
+        """Everything but the samples: they are read anew."""
+        adapter = {f"adapter.{index}": tensor for index, tensor in enumerate(self.adapter)}
+        return {**gathered(self._memory), **adapter, "facts": facts({"weight": self.weight})}
+
+    def load(self, state: State) -> None:
+        """Go on as the client that gave `state`."""
+        spread(state, self._memory)
+        for index, tensor in enumerate(self.adapter):
+            tensor.copy_(state[f"adapter.{index}"])
+        self.weight = read_facts(state["facts"])["weight"]
+
+    @property
+    def _memory(self) -> dict[str, Stateful]:
+        kept = {"labels": self.labels, "tree": self.tree}
+        return {
+            "optimizer": self.optimizer,
+            **self.outgoing,
+            **self.incoming,
+            **{name: part for name, part in kept.items() if part is not None},
+        }
 
     def forget_sent(self) -> None:
         """Start the first link afresh: the server's references are not what this client thought.

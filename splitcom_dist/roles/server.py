@@ -24,6 +24,7 @@ from splitcom_dist.models.lora import flatten
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Incoming, Outgoing, Packet
 from splitcom_dist.roles.verdicts import await_verdict, report
+from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.telemetry.progress import Progress
 from splitcom_dist.telemetry.records import SERVER, record_training
 from splitcom_dist.training import AdapterOptimizer
@@ -38,6 +39,17 @@ class ServedClient:
     incoming: Mapping[str, Incoming]
     outgoing: Mapping[str, Outgoing]
     book: KeyBook | None  # its samples, and the keys of their positions; None where the run has no use for them
+
+    def state(self) -> State:
+        return gathered(self._memory)
+
+    def load(self, state: State) -> None:
+        spread(state, self._memory)
+
+    @property
+    def _memory(self) -> dict[str, Stateful]:
+        book = {} if self.book is None else {"book": self.book}
+        return {**self.incoming, **self.outgoing, **book}
 
     def forget_received(self) -> None:
         """Start the first link afresh, and whatever else was kept by its keys."""
@@ -84,11 +96,12 @@ class ServerRole(ABC):
         return cast(nn.Module, self.model)
 
     def run(self) -> None:
-        schedule, world = self.context.schedule, self.context.world
+        schedule = self.context.schedule
         self.progress.start(schedule.total_steps, schedule.epochs)
         try:
-            self.take_verdict(-1)  # on the model before training
-            for step in range(schedule.total_steps):
+            if not self.context.course.resumes:
+                self.take_verdict(-1)  # on the model before training
+            for step in self.context.course.steps(self):
                 self.step(step)
                 if schedule.evaluates_after(step):
                     self.send_adapter(step)
@@ -96,10 +109,22 @@ class ServerRole(ABC):
                     report(self.context, step, self.optimizer.lr, self.outgoing())
                     self.context.log.flush()
                     self.take_verdict(step)
-                self.context.log.flush()
-                world.beat()
         finally:
             self.progress.close()
+
+    def state(self) -> State:
+        adapter = {f"adapter.{index}": parameter.data for index, parameter in enumerate(self.parameters)}
+        return {**gathered(self._memory), **adapter}
+
+    def load(self, state: State) -> None:
+        spread(state, self._memory)
+        for index, parameter in enumerate(self.parameters):
+            parameter.data.copy_(state[f"adapter.{index}"])
+
+    @property
+    def _memory(self) -> dict[str, Stateful]:
+        clients = {f"client_{number}": client for number, client in self.clients.items()}
+        return {"optimizer": self.optimizer, "sending": self.sending, **clients}
 
     @abstractmethod
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:

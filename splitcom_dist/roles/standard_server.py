@@ -12,6 +12,7 @@ from splitcom_dist.models.loss import check_finite, token_loss
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.server import ServedClient, ServerRole, Turn
+from splitcom_dist.state import Stateful
 
 
 class StandardServerRole(ServerRole):
@@ -21,6 +22,10 @@ class StandardServerRole(ServerRole):
     def labels(self) -> dict[int, LabelCache]:
         """Target ids of every client's samples, by client."""
         return {number: LabelCache(self.context.source.vocabulary) for number in self.clients}
+
+    @property
+    def _memory(self) -> dict[str, Stateful]:
+        return {**super()._memory, **{f"labels_{number}": cache for number, cache in self.labels.items()}}
 
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
         return [self.serve_one(client, step) for client in wave]

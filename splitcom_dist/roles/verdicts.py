@@ -11,6 +11,7 @@ from splitcom_dist.links import LINKS
 from splitcom_dist.metrics.perplexity import Perplexity
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Outgoing
+from splitcom_dist.state import State, facts, read_facts
 from splitcom_dist.telemetry.ledger import named_totals
 
 
@@ -76,6 +77,14 @@ class Reports:
         self.train_loss: float | None = None
         self.use: dict[str, LinkUse] = {}
         self.other_bytes = 0
+
+    def state(self) -> State:
+        return {"totals": self._totals, "facts": facts({"loss": self._loss, "targets": self._targets})}
+
+    def load(self, state: State) -> None:
+        self._totals = state["totals"].clone()
+        told = read_facts(state["facts"])
+        self._loss, self._targets = told["loss"], told["targets"]
 
     def collect(self, step: int) -> None:
         """Wait for every rank's report of this step."""

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,11 +21,14 @@ CHUNK_ROWS = 1024
 class RankLog:
     """The open log of one rank. Rows wait in memory until `flush`, which a role calls once a step."""
 
-    def __init__(self, path: Path, *, rank: int, role: str, config: str) -> None:
+    def __init__(self, path: Path, *, rank: int, role: str, config: str, kept: Mapping[str, int] | None = None) -> None:
+        """`kept` rows of each table are taken over from the log that is there, of the run that goes on."""
         self.path = path
+        old = {table: read(path, table)[:count] for table, count in (kept or {}).items()}
         self._pending: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
         with self._naming_the_file():
-            self._file = h5py.File(path, "x", libver="latest")
+            place = path if kept is None else path.with_suffix(".part")
+            self._file = h5py.File(place, "x" if kept is None else "w", libver="latest")
             self._tables = {table: _create(self._file, table) for table in TABLES}
             self._file.attrs.update(
                 schema_version=SCHEMA_VERSION,
@@ -35,7 +39,10 @@ class RankLog:
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 closed_cleanly=0,
             )
+            for table, rows in old.items():
+                self._write(table, rows)
             self._file.swmr_mode = True  # from here on nothing new can be created, only rows appended
+            place.replace(path)
 
     def append(self, table: str, **row: Any) -> None:
         """Add one row; KeyError if a column is missing or unknown."""
@@ -53,14 +60,13 @@ class RankLog:
         for table, rows in self._pending.items():
             if not rows:
                 continue
-            dataset = self._tables[table]
             with self._naming_the_file():
-                start = dataset.shape[0]
-                dataset.resize(start + len(rows), axis=0)
-                dataset[start:] = np.array(rows, dtype=dataset.dtype)
-                dataset.attrs.modify("rows", np.int64(start + len(rows)))
-                dataset.flush()
+                self._write(table, np.array(rows, dtype=self._tables[table].dtype))
             rows.clear()
+
+    def row_counts(self) -> dict[str, int]:
+        """How many rows of each table are written."""
+        return {table: dataset.shape[0] for table, dataset in self._tables.items()}
 
     def close(self) -> None:
         """Flush and mark the file as complete."""
@@ -81,6 +87,14 @@ class RankLog:
         with contextlib.suppress(UserError, OSError, RuntimeError):  # the first error is the one to tell
             self.flush()
             self._file.close()
+
+    def _write(self, table: str, rows: np.ndarray) -> None:
+        dataset = self._tables[table]
+        start = dataset.shape[0]
+        dataset.resize(start + len(rows), axis=0)
+        dataset[start:] = rows
+        dataset.attrs.modify("rows", np.int64(start + len(rows)))
+        dataset.flush()
 
     @contextlib.contextmanager
     def _naming_the_file(self) -> Any:

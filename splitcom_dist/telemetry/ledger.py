@@ -9,6 +9,7 @@ from torch import Tensor
 from splitcom_dist.codec.wire import Header
 from splitcom_dist.links import LINKS
 from splitcom_dist.schedule import Schedule
+from splitcom_dist.state import State, facts, read_facts
 from splitcom_dist.telemetry.hdf5 import RankLog
 from splitcom_dist.telemetry.summary import COUNTS
 
@@ -62,6 +63,16 @@ class Ledger:
         """All counts as one int64 vector, to be summed over ranks."""
         values = [count for link in LINKS for count in self._links[link].values()]
         return torch.tensor([*values, *self._others.values()], dtype=torch.int64)
+
+    def state(self) -> State:
+        told = {"links": self._links, "others": self._others, "loss": self.loss, "loss_targets": self.loss_targets}
+        return {"facts": facts(told | {"crossed_bytes": self.crossed_bytes})}
+
+    def load(self, state: State) -> None:
+        told = read_facts(state["facts"])
+        self._links, self._others = told["links"], told["others"]
+        self.loss, self.loss_targets = told["loss"], told["loss_targets"]
+        self.crossed_bytes = told["crossed_bytes"]
 
     def _row(
         self,

@@ -2,10 +2,10 @@
 
 import itertools
 import struct
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from splitcom_dist.codec.manifest import NO_PARENT, PATH_FOLLOWS, max_manifest_bytes, pack_manifest, parse_manifest
 from splitcom_dist.codec.prefix import KeyBook, News, PrefixTree, first_occurrence
 from splitcom_dist.errors import UserError, WireError
+from splitcom_dist.state import State
 
 # Two letters and short texts: most prefixes are shared, some texts are equal, some are the beginning of another.
 TEXTS = st.lists(st.lists(st.integers(0, 1), min_size=2, max_size=7), min_size=1, max_size=9)
@@ -39,9 +40,8 @@ def tell(tree: PrefixTree, book: KeyBook, texts: list[np.ndarray], batch: list[i
     return paths
 
 
-def through_a_file(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    assert all(isinstance(array, np.ndarray) and array.dtype != object for array in state.values())
-    return {name: array.copy() for name, array in state.items()}
+def through_a_file(state: State) -> State:
+    return safetensors.torch.load(safetensors.torch.save(dict(state)))
 
 
 @settings(max_examples=300)
@@ -93,8 +93,8 @@ def test_resumed_ends_assign_what_uninterrupted_ones_would(
         paths = tell(tree, book, texts, batch)
         resumed = tell(resumed_tree, resumed_book, texts, batch)
         assert all(np.array_equal(left, right) for left, right in zip(paths, resumed, strict=True))
-    for name, array in tree.state().items():
-        assert np.array_equal(array, resumed_tree.state()[name])
+    for name, tensor in tree.state().items():
+        assert tensor.equal(resumed_tree.state()[name])
 
 
 def test_a_checkpoint_between_keys_and_packet_still_tells_them() -> None:

@@ -19,6 +19,7 @@ from splitcom_dist.codec.store import ReferenceStore
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
+from splitcom_dist.state import State, gathered, spread
 
 
 class GatedEnd:
@@ -31,6 +32,14 @@ class GatedEnd:
         self.store_dtype: torch.dtype = getattr(torch, config.store_dtype)
         self.quantizer: Quantizer = quantizer_of(config, dtype)
         self.store = ReferenceStore()
+
+    def state(self) -> State:
+        """What `load` needs to go on exactly here."""
+        return gathered({"store": self.store})
+
+    def load(self, state: State) -> None:
+        """Go on as the end that gave `state`."""
+        spread(state, {"store": self.store})
 
     def _remember(
         self, samples: list[int], lengths: list[int], references: Tensor, scales: Tensor, symbols: Tensor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.gated.sketch import sample_cosine, token_relative_l2
+from splitcom_dist.state import State, facts, read_facts
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class Drift:
         taken = self._sum, self._count
         self._sum, self._count = 0.0, 0
         return taken
+
+    def state(self) -> State:
+        """What `load` needs to go on exactly here."""
+        ages = torch.tensor([*self._ages.items()], dtype=torch.int64).view(-1, 2)
+        return {"ages": ages, "facts": facts({"sum": self._sum, "count": self._count})}
+
+    def load(self, state: State) -> None:
+        """Go on as the one that gave `state`."""
+        self._ages = dict(state["ages"].tolist())
+        taken = read_facts(state["facts"])
+        self._sum, self._count = taken["sum"], taken["count"]
 
 
 def cosine_gate(similarity: Similarity, theta: float) -> Tensor:

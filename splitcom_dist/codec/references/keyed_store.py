@@ -9,6 +9,7 @@ from splitcom_dist.codec.references.eviction import EvictionOrder
 from splitcom_dist.codec.references.row_format import RowFormat
 from splitcom_dist.codec.references.rows import BLOCK, KEYS, FileRows, MemoryRows, Rows
 from splitcom_dist.errors import UserError, WireError
+from splitcom_dist.state import State
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "int8": torch.int8}
 DIGESTS = 1 << 63
@@ -120,7 +121,7 @@ class KeyedStore:
         queued = 0 if self._order is None else self._order.queue.nbytes
         return sum(memory.resident for memory in self._memories()) + self._free.nbytes + queued
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """All of it, in memory, for a checkpoint."""
         blocks = (torch.arange(begin, min(begin + BLOCK, self._end)) for begin in range(0, self._end, BLOCK))
         keys = torch.cat([torch.empty(0, dtype=torch.int64), *(block[self.known(block)] for block in blocks)])
@@ -131,7 +132,7 @@ class KeyedStore:
             "meta": torch.tensor([self.width, list(DTYPES).index(self.dtype), self._now, self.digest]),
         }
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: State) -> None:
         """Go on as the store that gave `state`. Raises UserError if it was of another form or has been damaged."""
         width, dtype, now, digest = state["meta"].tolist()
         if (width, dtype) != (self.width, list(DTYPES).index(self.dtype)):

@@ -18,6 +18,7 @@ from splitcom_dist.codec.store import ReferenceStore
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
+from splitcom_dist.state import State, gathered, spread
 
 WHOLE_BYTES = 2  # an element of a sample that is sent whole: bf16
 
@@ -32,6 +33,14 @@ class DeltaEnd:
         self.store_dtype: torch.dtype = getattr(torch, config.store_dtype)
         self.quantizer = MATRIX_QUANTIZERS[config.quantizer](config)
         self.store = ReferenceStore()
+
+    def state(self) -> State:
+        """What `load` needs to go on exactly here."""
+        return gathered({"store": self.store})
+
+    def load(self, state: State) -> None:
+        """Go on as the end that gave `state`."""
+        spread(state, {"store": self.store})
 
     def _reference(self, sample: int, length: int) -> Tensor | None:
         """What a sample is predicted from (length, d), float32: zeros where nothing is; None if it is not known."""
@@ -61,6 +70,15 @@ class DeltaEncoder(DeltaEnd):
         super().__init__(config, width, dtype)
         self.theta = config.theta
         self._generator = torch.Generator().manual_seed(seed)
+
+    def state(self) -> State:
+        """What `load` needs to go on exactly here."""
+        return {**super().state(), "generator": self._generator.get_state()}
+
+    def load(self, state: State) -> None:
+        """Go on as the end that gave `state`."""
+        super().load(state)
+        self._generator.set_state(state["generator"])
 
     def needs_values(self, visit: Visit) -> bool:
         return True

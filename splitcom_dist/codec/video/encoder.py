@@ -7,7 +7,6 @@ learnt from them. The sender decides by what the receiver holds, so the remainde
 ||x - reference|| contracts as in EF21 (arXiv 2106.05203). Positions of a batch with the same key are coded once.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from splitcom_dist.codec.gated.gate import Similarity, compare
 from splitcom_dist.codec.prefix import first_occurrence
 from splitcom_dist.codec.sections import as_section
 from splitcom_dist.codec.video.basis import Basis
-from splitcom_dist.codec.video.end import COLD, INTRA, PREDICTED, SKIP, VideoEnd, part_of
+from splitcom_dist.codec.video.end import COLD, INTRA, PREDICTED, SKIP, VideoEnd
 from splitcom_dist.codec.video.lessons import Lessons
 from splitcom_dist.codec.video.neighbours import FURTHEST, Neighbours
 from splitcom_dist.codec.video.payload import pack_modes, pack_payload
@@ -27,6 +26,7 @@ from splitcom_dist.codec.video.residual import quantize
 from splitcom_dist.codec.video.transform import Rotation
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.state import State, gathered, part_of
 
 
 class VideoEncoder(VideoEnd):
@@ -103,12 +103,11 @@ class VideoEncoder(VideoEnd):
         self.transform = basis
         return basis.pack()
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """What `load` needs to go on exactly here."""
-        own = {"neighbours": self._neighbours.state(), "lessons": self._lessons.state()}
-        return super().state() | {f"{name}.{key}": part for name, parts in own.items() for key, part in parts.items()}
+        return {**super().state(), **gathered({"neighbours": self._neighbours, "lessons": self._lessons})}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load(self, state: State) -> None:
         """Go on as the end that gave `state`."""
         super().load(state)
         self._neighbours.load(part_of(state, "neighbours"))

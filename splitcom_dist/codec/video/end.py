@@ -1,6 +1,5 @@
 """What both ends of a video link share, and the kinds of frames it has."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from splitcom_dist.codec.sections import as_bytes, as_section
 from splitcom_dist.codec.video.basis import Basis
 from splitcom_dist.codec.video.transform import Rotation, Transform
 from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.state import State, part_of
 
 SKIP, PREDICTED, INTRA, COLD = range(4)  # codes of the mode map
 
@@ -37,12 +37,12 @@ class VideoEnd:
             rows[known] = self.store.get(keys[known])
         return rows
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """What `load` needs to go on exactly here."""
         basis = self.transform.pack() if isinstance(self.transform, Basis) else b""
         return {"basis": as_section(basis)} | {f"store.{name}": part for name, part in self.store.state().items()}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load(self, state: State) -> None:
         """Go on as the end that gave `state`. Raises UserError if it is another link's, or damaged."""
         self.store.load(part_of(state, "store"))
         basis = as_bytes(state, "basis")
@@ -57,8 +57,3 @@ class VideoEnd:
         self.store.touch(keys[modes != COLD])
         self.store.evict()
         return rows
-
-
-def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The entries of a state below `name`."""
-    return {key.removeprefix(f"{name}."): part for key, part in state.items() if key.startswith(f"{name}.")}

@@ -8,8 +8,6 @@ Nothing is shared between samples here. A gradient at a position depends on what
 same prefix have different gradients there: neither `down_gradient` nor `up_gradient` can use prefix keys.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -27,6 +25,7 @@ from splitcom_dist.codec.video.steps import LARGEST_STEP, largest_code, steps_of
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
+from splitcom_dist.state import State, Stateless
 
 OMITTED, KEPT, COLD = range(3)  # codes of the mode map
 LARGEST_SYMBOL = 2**20
@@ -51,11 +50,11 @@ class SampledEncoder(SampledEnd):
         self.theta = config.theta
         self._generator = torch.Generator().manual_seed(seed)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         """What `load` needs to go on exactly here."""
         return {"generator": self._generator.get_state()}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load(self, state: State) -> None:
         """Go on as the end that gave `state`."""
         self._generator.set_state(state["generator"])
 
@@ -93,7 +92,7 @@ class SampledEncoder(SampledEnd):
         return torch.maximum(step.float(), peak / (LARGEST_SYMBOL / 2))
 
 
-class SampledDecoder(SampledEnd):
+class SampledDecoder(SampledEnd, Stateless):
     """The receiving end."""
 
     def limits(self, samples: int, tokens: int) -> Limits:

@@ -1,11 +1,10 @@
 """When a basis pays, and what it is learnt from."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from splitcom_dist.codec.video.basis import basis_bytes
+from splitcom_dist.state import State
 
 ROWS = 2  # times d of them make a basis; twice as many are kept
 PAID = 3  # and its bytes must have been spent so many times on symbols: who sends little cannot win them back
@@ -36,8 +35,8 @@ class Lessons:
         """Whether there are enough of them, and enough was spent."""
         return len(self.changes) >= ROWS * self._width and self._spent >= PAID * basis_bytes(self._width)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         return {"changes": self.changes, "spent": torch.tensor(self._spent)}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        self.changes, self._spent = state["changes"], int(state["spent"])
+    def load(self, state: State) -> None:
+        self.changes, self._spent = state["changes"].clone(), int(state["spent"])

@@ -5,10 +5,10 @@ other position's reference, as a block of a picture is from another place of it 
 The sender finds it by value, so it works on every activation link and no token is looked at.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
+
+from splitcom_dist.state import State
 
 SKETCH = 32  # rows of the random projection in which rows are compared
 WINDOW = 8192  # newest rows that are compared
@@ -27,11 +27,11 @@ class Neighbours:
         self._keys = torch.empty(0, dtype=torch.int64)
         self._sketches = torch.empty(0, SKETCH)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> State:
         return {"keys": self._keys, "sketches": self._sketches}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        self._keys, self._sketches = state["keys"], state["sketches"]
+    def load(self, state: State) -> None:
+        self._keys, self._sketches = state["keys"].clone(), state["sketches"].clone()
 
     def add(self, keys: Tensor, rows: Tensor) -> None:
         """Rows (n, d) float32 that the receiver holds from now on, by key (n,)."""

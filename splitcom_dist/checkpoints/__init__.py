@@ -1,0 +1,1 @@
+"""Checkpoints: what is written, where a run goes on, and when all ranks stop."""
