@@ -87,6 +87,8 @@ def run_command(
         code = process.exitcode
         if code is None:
             process.terminate()
+            process.join(timeout=10)
+            process.kill()  # its ranks go with it
             process.join()
         return Outcome(code, *((Path(folder) / name).read_text() for name in ("stdout", "stderr")))
 

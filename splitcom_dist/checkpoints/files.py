@@ -9,9 +9,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,25 +34,16 @@ class CheckpointFolder:
     def write(self, step: int, rank: int, state: State) -> str:
         """One rank's file of the checkpoint after `step`, complete or not there at all; returns its sha256."""
         path = self._file(step, rank)
-        part = path.with_suffix(".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with _aside(path) as part:
             save_file(_apart(state), part)
-            digest = _sha256(part)
-            _settle(part, path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise UserError(f"{path}: cannot write the checkpoint: {error.strerror or error}") from None
-        return digest
+            return _sha256(part)
 
     def commit(self, step: int, digests: Mapping[int, str]) -> None:
         """Make the checkpoint whole, from every rank's sha256, and remove those that are too many."""
         files = {self._file(step, rank).name: digest for rank, digest in digests.items()}
         manifest = {"step": step, "version": splitcom_dist.__version__, "sha256": files}
-        path = self._folder(step) / MANIFEST
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(manifest, indent=1) + "\n")
-        _settle(part, path)
+        with _aside(self._manifest(step)) as part:
+            part.write_text(json.dumps(manifest, indent=1) + "\n")
         whole = [old for old in self.steps() if self._manifest(old).is_file()]
         for old in self.steps():
             if old < step and old not in whole[-self.keep :]:
@@ -109,13 +102,26 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _settle(part: Path, path: Path) -> None:
-    """Rename, once the bytes are on the disk, and the name after them: a crash leaves the whole file or none."""
-    for place, before in ((part, True), (path.parent, False)):
-        if not before:
-            part.replace(path)
-        handle = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """Where to write what becomes `path`: its bytes reach the disk before its name, so a crash leaves all or none."""
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        _sync(part)
+        part.replace(path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            part.unlink()
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot write the checkpoint: {reason}") from None
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,10 +1,12 @@
-"""SIGTERM and SIGUSR1 ask a rank to stop after a step; the second one ends it at once."""
+"""SIGTERM and SIGUSR1 ask a rank to stop after a step; one that comes later ends it at once."""
 
 import os
 import signal
+import time
 from types import FrameType
 
 ASKING = (signal.SIGTERM, signal.SIGUSR1)
+ECHO_SECONDS = 5.0  # launchers and batch systems may each pass one on: within this they are the same signal
 RESUME_ME = 75  # exit code EX_TEMPFAIL of sysexits.h: stopped whole, start me again
 
 
@@ -13,6 +15,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.caught: str | None = None
+        self._when = 0.0
 
     def listen(self) -> None:
         """From now on; main thread only."""
@@ -20,7 +23,8 @@ class StopSignals:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.caught is not None:
+        if self.caught is None:
+            self.caught, self._when = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._when > ECHO_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.caught = signal.Signals(number).name

@@ -1,0 +1,43 @@
+"""The first signal asks, its echoes change nothing, a later one ends."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from splitcom_dist.checkpoints.signals import ASKING, StopSignals
+
+
+def wait_for_two() -> None:
+    signals = StopSignals()
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.caught == "SIGUSR1"
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+
+
+def test_a_later_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splitcom_dist.checkpoints.signals.ECHO_SECONDS", 0.2)
+    process = multiprocessing.get_context("fork").Process(target=wait_for_two)
+    process.start()
+    process.join(timeout=20)
+    assert process.exitcode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_the_first_is_only_noted(number: signal.Signals) -> None:
+    before = {each: signal.getsignal(each) for each in ASKING}
+    try:
+        signals = StopSignals()
+        signals.listen()
+        assert signals.caught is None
+        os.kill(os.getpid(), number)
+        assert signals.caught == number.name
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
