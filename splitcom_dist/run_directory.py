@@ -1,7 +1,9 @@
 """The run directory: where everything of one run lies, made once and never overwritten."""
 
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -63,17 +65,26 @@ def default_root(config: Config) -> Path:
 
 def create(root: Path, config: Config) -> RunDirectory:
     """Make the directory and write config.yaml into it; raises UserError if it is there already."""
-    directory = RunDirectory(root)
+    if root.exists():
+        raise UserError(f"{root} exists: a run is never overwritten, choose another --out")
     try:
-        root.mkdir(parents=True, exist_ok=False)
-        directory.telemetry.mkdir()
-        (root / "log").mkdir()
-        (root / "config.yaml").write_text(to_yaml(config))
-    except FileExistsError:
-        raise UserError(f"{root} exists: a run is never overwritten, choose another --out") from None
+        root.parent.mkdir(parents=True, exist_ok=True)
+        # Made aside: a run that is killed here must not leave a directory that could not be resumed.
+        aside = RunDirectory(Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent)))
+        aside.root.chmod(0o777 & ~_umask())
+        aside.telemetry.mkdir()
+        (aside.root / "log").mkdir()
+        (aside.root / "config.yaml").write_text(to_yaml(config))
+        aside.root.rename(root)
     except OSError as error:
         raise UserError(f"{root}: cannot make the run directory: {error.strerror}") from None
-    return directory
+    return RunDirectory(root)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

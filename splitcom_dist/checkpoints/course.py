@@ -5,6 +5,7 @@ it, the first server chooses the step it is about to begin. No rank can be past 
 before the first server has begun it: clients that have no batch in it, and the aggregator, wait for that.
 """
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -90,10 +91,10 @@ class Course:
         state = gathered({"role": role, **self.memory})
         told = {"seconds": self.seconds, "rows": self.books.row_counts()}
         state |= {"rng": torch.get_rng_state(), "course": facts(told)}
-        digest = self.folder.write(step, self.world.rank, state)
-        digests = self.world.collect(f"saved/{step}", digest)
-        if digests is not None:
-            self.folder.commit(step, digests)
+        digests = self.folder.write(step, self.world.rank, state)
+        everyones = self.world.collect(f"saved/{step}", json.dumps(digests))
+        if everyones is not None:
+            self.folder.commit(step, {rank: json.loads(told) for rank, told in everyones.items()})
             self.world.announce(f"whole/{step}")
         size = sum(tensor.nbytes for tensor in state.values())
         log.info("step %d: saved %.1f MB in %.2f s", step, size / 1e6, time.perf_counter() - started)

@@ -1,58 +1,76 @@
-"""Checkpoints on disk: a folder a step, a safetensors file a rank, and a manifest that makes it whole.
+"""Checkpoints on disk: a folder a step, two files a rank, and a manifest that makes it whole.
 
-The manifest is written last, when every rank's file is complete, and holds their sha256. A folder without one, or with
-a file that is not what the manifest says, is no checkpoint; the one before it is.
+A rank's safetensors file holds what is small and tables of what is large; blocks of that are in its second file, and
+in those of earlier steps where they have not changed. The manifest is written last, when every rank's files are
+complete, and holds the sha256 of all that are needed. A step without one, or with a file that is not what the manifest
+says, is no checkpoint; the one before it is.
 """
 
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import splitcom_dist
+from splitcom_dist.checkpoints.blocks import BlockTable, steps_of
 from splitcom_dist.errors import UserError
 from splitcom_dist.state import State
 
 MANIFEST = "manifest.json"
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckpointFolder:
-    """`checkpoints/` of a run directory; `keep` whole checkpoints stay."""
+    """`checkpoints/` of a run directory as one rank sees it; `keep` whole checkpoints stay."""
 
     root: Path
     keep: int
+    _table: BlockTable = field(default_factory=BlockTable)
+    _digests: dict[str, str] = field(default_factory=dict)  # of files of blocks, by name
 
-    def write(self, step: int, rank: int, state: State) -> str:
-        """One rank's file of the checkpoint after `step`, complete or not there at all; returns its sha256."""
+    def write(self, step: int, rank: int, state: State) -> dict[str, str]:
+        """One rank's files of the checkpoint after `step`, complete or not there at all; returns the sha256 of all
+        files that its part needs, by name below the folder. Raises UserError."""
+        with _aside(self._blocks(step, rank)) as part:
+            small = self._table.write(step, state, part)
+            self._digests[self._name(self._blocks(step, rank))] = _sha256(part)
+        needed = {self._name(self._blocks(used, rank)) for used in steps_of(small)}
+        self._digests = {name: digest for name, digest in self._digests.items() if name in needed}
         path = self._file(step, rank)
         with _aside(path) as part:
-            save_file(_apart(state), part)
-            return _sha256(part)
+            save_file(_apart(small), part)
+            return {**self._digests, self._name(path): _sha256(part)}
 
-    def commit(self, step: int, digests: Mapping[int, str]) -> None:
-        """Make the checkpoint whole, from every rank's sha256, and remove those that are too many."""
-        files = {self._file(step, rank).name: digest for rank, digest in digests.items()}
-        manifest = {"step": step, "version": splitcom_dist.__version__, "sha256": files}
+    def commit(self, step: int, digests: Mapping[int, Mapping[str, str]]) -> None:
+        """Make the checkpoint whole, from what `write` returned on every rank, and remove what is not needed now."""
+        files = {name: digest for own in digests.values() for name, digest in own.items()}
+        manifest = {"step": step, "version": splitcom_dist.__version__, "ranks": len(digests), "sha256": files}
         with _aside(self._manifest(step)) as part:
             part.write_text(json.dumps(manifest, indent=1) + "\n")
-        whole = [old for old in self.steps() if self._manifest(old).is_file()]
-        for old in self.steps():
-            if old < step and old not in whole[-self.keep :]:
-                shutil.rmtree(self._folder(old))
+        kept = [old for old in self.steps() if old <= step and self._manifest(old).is_file()][-self.keep :]
+        needed = {name for old in kept for name in self._read_manifest(old)["sha256"]}
+        needed |= {self._name(self._manifest(old)) for old in kept}
+        for old in [old for old in self.steps() if old <= step]:
+            for path in self._folder(old).iterdir():
+                if self._name(path) not in needed:
+                    path.unlink()
+            with suppress(OSError):  # not empty
+                self._folder(old).rmdir()
 
     def newest(self, world_size: int) -> tuple[int | None, list[str]]:
         """The step of the newest whole checkpoint, or None, and a line about each newer one that is not whole."""
         amiss: list[str] = []
         for step in reversed(self.steps()):
+            if not any(self._folder(step).glob("*.safetensors")):
+                continue  # blocks for later ones
             fault = next(self._faults(step, world_size), None)
             if fault is None:
                 return step, amiss
@@ -60,8 +78,12 @@ class CheckpointFolder:
         return None, amiss
 
     def read(self, step: int, rank: int) -> dict[str, Tensor]:
-        """What `write` was given."""
-        return load_file(self._file(step, rank))
+        """What `write` was given; the next one goes on from here."""
+        small = load_file(self._file(step, rank))
+        blocks = {used: self._blocks(used, rank) for used in steps_of(small)}
+        digests = self._read_manifest(step)["sha256"]
+        self._digests = {self._name(path): digests[self._name(path)] for path in blocks.values()}
+        return self._table.read(small, blocks)
 
     def steps(self) -> list[int]:
         """Of all folders, whole or not, ascending."""
@@ -69,18 +91,23 @@ class CheckpointFolder:
 
     def _faults(self, step: int, world_size: int) -> Iterator[str]:
         try:
-            expected = json.loads(self._manifest(step).read_text())["sha256"]
+            manifest = self._read_manifest(step)
+            ranks, expected = manifest["ranks"], manifest["sha256"]
         except (OSError, ValueError, KeyError):
             yield f"it has no readable {MANIFEST}: it was never finished"
             return
-        if len(expected) != world_size:
-            yield f"it is of {len(expected)} ranks, not {world_size}"
+        if ranks != world_size:
+            yield f"it is of {ranks} ranks, not {world_size}"
         for name, digest in expected.items():
-            path = self._folder(step) / name
+            path = self.root / name
             if not path.is_file():
                 yield f"{name} is missing"
             elif _sha256(path) != digest:
                 yield f"{name} is torn or altered: its sha256 is not the manifest's"
+
+    def _read_manifest(self, step: int) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads(self._manifest(step).read_text())
+        return manifest
 
     def _folder(self, step: int) -> Path:
         return self.root / f"step_{step:08d}"
@@ -90,6 +117,12 @@ class CheckpointFolder:
 
     def _file(self, step: int, rank: int) -> Path:
         return self._folder(step) / f"rank_{rank:05d}.safetensors"
+
+    def _blocks(self, step: int, rank: int) -> Path:
+        return self._folder(step) / f"rank_{rank:05d}.blocks"
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self.root))
 
 
 def _apart(state: State) -> dict[str, Tensor]:

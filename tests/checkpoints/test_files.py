@@ -58,9 +58,10 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(folder: CheckpointFo
         (path.parent / MANIFEST).write_text("{")
     step, (line,) = folder.newest(RANKS)
     assert step == 7
-    told = {"missing": "rank_00001.safetensors is missing", "manifest": "it has no readable manifest.json"}
+    name = "step_00000011/rank_00001.safetensors"
+    told = {"missing": f"{name} is missing", "manifest": "it has no readable manifest.json"}
     assert line.startswith("checkpoint after step 11 cannot be used: ")
-    assert told.get(harm, "rank_00001.safetensors is torn or altered") in line
+    assert told.get(harm, f"{name} is torn or altered") in line
 
 
 def test_of_another_world_it_is_of_no_use(folder: CheckpointFolder) -> None:
@@ -71,7 +72,8 @@ def test_of_another_world_it_is_of_no_use(folder: CheckpointFolder) -> None:
 
 def test_views_of_one_storage_are_saved_apart(folder: CheckpointFolder) -> None:
     whole = torch.arange(6.0)
-    folder.write(20, 0, {"front": whole[:3], "back": whole[3:], "across": whole.view(2, 3).T})
+    views = {"front": whole[:3], "back": whole[3:], "across": whole.view(2, 3).T}
+    folder.commit(20, {0: folder.write(20, 0, views)})
     found = folder.read(20, 0)
     assert found["back"].tolist() == [3, 4, 5]
     assert found["across"].tolist() == [[0, 3], [1, 4], [2, 5]]
@@ -79,11 +81,12 @@ def test_views_of_one_storage_are_saved_apart(folder: CheckpointFolder) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(UserError, match=r"rank_00000\.safetensors: cannot write the checkpoint: Not a directory"):
+    with pytest.raises(UserError, match=r"rank_00000\.blocks: cannot write the checkpoint: Not a directory"):
         CheckpointFolder(tmp_path / "checkpoints", keep=1).write(1, 0, state(1, 0))
 
 
 def test_the_manifest_says_which_step_and_version(folder: CheckpointFolder) -> None:
     manifest = json.loads((folder.root / "step_00000011" / MANIFEST).read_text())
     assert manifest["step"] == 11
-    assert sorted(manifest["sha256"]) == [f"rank_{rank:05d}.safetensors" for rank in range(RANKS)]
+    assert manifest["ranks"] == RANKS
+    assert sorted(manifest["sha256"]) == [f"step_00000011/rank_{rank:05d}.safetensors" for rank in range(RANKS)]

@@ -46,7 +46,7 @@ def test_without_a_whole_checkpoint_it_begins_again(tmp_path: Path, capsys: pyte
     assert again.step is None
     assert not list(again.directory.telemetry.iterdir())
     assert again.directory.metrics.read_text() == ""
-    assert "checkpoint after step 9 cannot be used: rank_00000.safetensors is torn" in capsys.readouterr().err
+    assert "step 9 cannot be used: step_00000009/rank_00000.safetensors is torn" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:

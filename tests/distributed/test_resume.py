@@ -59,13 +59,13 @@ def while_saving(step: int, rank: int) -> Callable[[], None]:
     def patch() -> None:
         original = CheckpointFolder.write
 
-        def disturbed(self: CheckpointFolder, *arguments: Any) -> str:
-            digest = original(self, *arguments)
+        def disturbed(self: CheckpointFolder, *arguments: Any) -> dict[str, str]:
+            digests = original(self, *arguments)
             if arguments[:2] == (step, rank):
                 path = self._file(step, rank)
                 path.write_bytes(path.read_bytes()[:99])
                 os.kill(os.getppid(), signal.SIGKILL)
-            return digest
+            return digests
 
         CheckpointFolder.write = disturbed  # type: ignore[method-assign, assignment]
 
