@@ -164,7 +164,8 @@ class ClientRole:
         started = time.perf_counter()
         weighted = torch.stack([client.weight * flatten(client.adapter) for client in clients]).sum(dim=0)
         weight = sum(client.weight for client in clients)
-        mean, total, size = self.averaging.mean(weighted / weight, weight, world.averaging_group)
+        own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
+        mean, total, size = self.averaging.mean(own, weight, world.averaging_group)
         for client in clients:
             unflatten_into(mean, client.adapter)
             client.weight = 0
