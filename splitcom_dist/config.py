@@ -38,7 +38,7 @@ class DataConfig:
 @dataclass
 class RolesConfig:
     client_ranks: int = 3
-    server_ranks: int = 1  # the aggregator is one rank more
+    server_ranks: int = 1  # client rank c has server c mod server_ranks; the aggregator is one rank more
 
 
 @dataclass

@@ -83,8 +83,12 @@ def validate(config: Config) -> None:
             f"fed.clients={config.fed.clients} is fewer than roles.client_ranks={config.roles.client_ranks}: "
             "every client rank needs a logical client; raise fed.clients or lower roles.client_ranks"
         )
-    if config.roles.server_ranks != 1:
-        raise UserError(f"roles.server_ranks={config.roles.server_ranks}: one server rank is supported, set 1")
+    if config.roles.server_ranks > config.roles.client_ranks:
+        raise UserError(
+            f"roles.server_ranks={config.roles.server_ranks} is more than roles.client_ranks="
+            f"{config.roles.client_ranks}: a server without a client rank would serve nobody; raise roles.client_ranks "
+            "or lower roles.server_ranks"
+        )
     if "{client}" in (config.data.path or "") and config.data.validation_path is None:
         raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
     thetas = [f"codec.{link}.theta" for link in LINKS]

@@ -27,6 +27,11 @@ class Layout:
         return range(self.client_rank_count, self.world_size - 1)
 
     @property
+    def first_server(self) -> int:
+        """The server that speaks for all where they hold the same: adapter, progress, the row of a whole step."""
+        return self.server_ranks[0]
+
+    @property
     def aggregator_rank(self) -> int:
         return self.world_size - 1
 
@@ -64,7 +69,9 @@ def layout_for(config: Config, world_size: int | None = None) -> Layout:
         if world_size < 3:
             fit = "the smallest layout has 3 ranks: one client, one server, one aggregator"
         else:
-            fit = f"with {world_size} ranks, set roles.client_ranks={world_size - 2} roles.server_ranks=1"
+            servers = min(layout.server_rank_count, (world_size - 1) // 2)  # none without a client rank
+            clients = world_size - 1 - servers
+            fit = f"with {world_size} ranks, set roles.client_ranks={clients} roles.server_ranks={servers}"
         raise UserError(
             f"started with {world_size} ranks, but roles.client_ranks={layout.client_rank_count} and "
             f"roles.server_ranks={layout.server_rank_count} need {layout.world_size} with the aggregator: {fit}"

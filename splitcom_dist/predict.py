@@ -16,6 +16,7 @@ from splitcom_dist.codec.rivals.delta import delta_bytes, whole_bytes
 from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
 from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.compressed_mean import ANNOUNCEMENT, CHECKSUM, packet_bytes
+from splitcom_dist.comm.gradients import gradient_bytes
 from splitcom_dist.config import Config, LinkCodecConfig, head_trains, names_samples
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import LINKS, is_upward, links_of
@@ -50,17 +51,21 @@ def predict_links(
 
 
 def predict_adapters(config: Config, schedule: Schedule, of_clients: int, of_servers: int) -> int:
-    """Bytes of averaging and of the servers' adapters, from elements of each; for `rest.policy=gain` at most."""
+    """Bytes of averaging, of the servers' gradients and of the adapter that one of them sends, from elements of each.
+
+    For `rest.policy=gain` at most.
+    """
     steps = range(schedule.total_steps)
     averagings = sum(map(schedule.averages_after, steps))
     evaluations = sum(map(schedule.evaluates_after, steps))
     ranks = len(schedule.layout.client_ranks)
     servers = len(schedule.layout.server_ranks)
+    gradients = len(steps) * servers * gradient_bytes(of_servers) if servers > 1 else 0
     if config.fed.adapter_quantizer == "int8":
         averaging = (ranks + 1) * ANNOUNCEMENT + ranks * packet_bytes(of_clients)
-        return averagings * averaging + evaluations * servers * (CHECKSUM + packet_bytes(of_servers))
+        return averagings * averaging + gradients + evaluations * (CHECKSUM + packet_bytes(of_servers))
     # Each gives a weight along, and the aggregator, which only listens, as much as the others.
-    return averagings * (ranks + 1) * 4 * (of_clients + 1) + evaluations * servers * 4 * of_servers
+    return averagings * (ranks + 1) * 4 * (of_clients + 1) + gradients + evaluations * 4 * of_servers
 
 
 def _predict(

@@ -65,9 +65,10 @@ class World:
         self.edge_groups = {edge: dist.new_group(list(edge), timeout=patience) for edge in layout.edges()}
         averaging = [*layout.client_ranks, layout.aggregator_rank]
         self.averaging_group = dist.new_group(averaging, timeout=patience)
-        self.server_groups = {
-            server: dist.new_group([server, layout.aggregator_rank], timeout=patience) for server in layout.server_ranks
-        }
+        self.evaluation_group = dist.new_group([layout.first_server, layout.aggregator_rank], timeout=patience)
+        self.gradient_group = (
+            dist.new_group(list(layout.server_ranks), timeout=patience) if layout.server_rank_count > 1 else None
+        )
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """The element-wise sum of an int64 vector over all ranks; for small facts agreed at start and end."""

@@ -50,7 +50,7 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("train=3", "a group of keys needs keys and values below it"),
         ("codec=none_such", "no such preset; codec has"),
         ("train.lr", "train.lr: overrides are written key=value"),
-        ("roles.server_ranks=2", "one server rank is supported"),
+        ("roles.server_ranks=4", "more than roles.client_ranks=3"),
         ("fed.clients=2", "fed.clients=2 is fewer than roles.client_ranks=3"),
         ("codec.up_activation.theta=1.5", "a cosine lies between -1 and 1"),
         ("codec.up_activation.gate=once", "go together"),

@@ -14,7 +14,8 @@ from splitcom_dist.schedule import Schedule
 
 @st.composite
 def schedules(draw: st.DrawFn) -> Schedule:
-    client_ranks, server_ranks = draw(st.integers(1, 6)), draw(st.integers(1, 3))
+    client_ranks = draw(st.integers(1, 6))
+    server_ranks = draw(st.integers(1, min(3, client_ranks)))
     clients = draw(st.integers(client_ranks, 3 * client_ranks))
     sizes = draw(st.lists(st.integers(1, 30), min_size=clients, max_size=clients))
     return Schedule(
@@ -67,11 +68,12 @@ def program(schedule: Schedule, rank: int, u_shape: bool) -> list[Operation]:
     operations: list[Operation] = [("verdict", -1)]
     for step in range(schedule.total_steps):
         operations += exchanges(schedule, rank, step, u_shape) if rank != layout.aggregator_rank else []
+        if rank in layout.server_ranks and len(layout.server_ranks) > 1:
+            operations.append(("gradients", step))
         if schedule.averages_after(step) and rank not in layout.server_ranks:
             operations.append(("average", step))
-        if schedule.evaluates_after(step) and rank not in layout.client_ranks:
-            servers = [rank] if rank in layout.server_ranks else list(layout.server_ranks)
-            operations += [("adapter", (server, step)) for server in servers]
+        if schedule.evaluates_after(step) and rank in (layout.first_server, layout.aggregator_rank):
+            operations.append(("adapter", step))
         if schedule.decides_after(step):
             operations.append(("verdict", step))
     return operations
@@ -84,8 +86,9 @@ def participants(schedule: Schedule, operation: Operation) -> set[int]:
         rank = layout.rank_of(key[0])
         return {rank, layout.server_of(rank)}
     if kind == "adapter":
-        assert isinstance(key, tuple)
-        return {key[0], layout.aggregator_rank}
+        return {layout.first_server, layout.aggregator_rank}
+    if kind == "gradients":
+        return set(layout.server_ranks)
     if kind == "average":
         return {*layout.client_ranks, layout.aggregator_rank}
     return set(range(layout.world_size))
@@ -164,3 +167,12 @@ def test_a_world_of_another_size_names_a_layout_that_fits(size: int, mend: str) 
     with pytest.raises(UserError, match=mend):
         layout_for(config, size)
     assert layout_for(config, 5).world_size == 5
+
+
+@pytest.mark.parametrize(("size", "clients", "servers"), [(7, 4, 2), (5, 2, 2), (4, 2, 1)])
+def test_a_layout_that_fits_keeps_its_servers_while_each_has_a_client_rank(
+    size: int, clients: int, servers: int
+) -> None:
+    config = Config(roles=RolesConfig(client_ranks=3, server_ranks=2), fed=FedConfig(clients=3))
+    with pytest.raises(UserError, match=f"client_ranks={clients} roles.server_ranks={servers}"):
+        layout_for(config, size)

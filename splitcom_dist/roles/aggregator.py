@@ -48,8 +48,7 @@ class AggregatorRole:
         self._adapter = flatten(whole.of_clients)
         quantizer, of_servers = context.config.fed.adapter_quantizer, flatten(whole.of_servers)
         self.averaging = make_averaging(quantizer, self._adapter)
-        servers = context.world.layout.server_ranks
-        self.receiving = {server: make_receiving(quantizer, of_servers) for server in servers}
+        self.receiving = make_receiving(quantizer, of_servers)
         self.controller = make_controller(context.config)
         self.rest = Gain(context.config.rest) if context.config.rest.policy == "gain" else None
         self.untuned: Perplexity | None = None
@@ -70,7 +69,7 @@ class AggregatorRole:
                 self.average(step)
             result = None
             if schedule.evaluates_after(step):
-                self.collect_server_adapters(step)
+                self.collect_server_adapter(step)
                 result = self.tuned = self.evaluate(step)
             if schedule.decides_after(step):
                 self.decide(step, result)
@@ -118,13 +117,11 @@ class AggregatorRole:
         epoch = self.context.schedule.epoch_of(step)
         record_round(self.context.log, step, epoch, 0, weight, size, time.perf_counter() - started)
 
-    def collect_server_adapters(self, step: int) -> None:
-        """Receive the adapter of the body; all servers hold the same one."""
-        world = self.context.world
-        for server in world.layout.server_ranks:
-            world.wait_for(f"adapter/{server}/{step}", [server], f"the adapter of the server after step {step}")
-            vector = self.receiving[server].receive(server, world.server_groups[server])
-            unflatten_into(vector, self.whole.of_servers)
+    def collect_server_adapter(self, step: int) -> None:
+        """Receive the adapter of the body from the first server; all hold the same one."""
+        world, server = self.context.world, self.context.world.layout.first_server
+        world.wait_for(f"adapter/{step}", list(world.layout.server_ranks), f"the adapter of the body after step {step}")
+        unflatten_into(self.receiving.receive(server, world.evaluation_group), self.whole.of_servers)
 
     def evaluate(self, step: int) -> Perplexity:
         """Perplexity on the validation split, logged; step -1 is the model before training."""

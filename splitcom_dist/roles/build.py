@@ -89,7 +89,7 @@ def _server(context: Context, share: Share, directory: RunDirectory) -> ServerRo
             outgoing, incoming = _flows(context, number, edge, directory, sends_up=False)
             book = KeyBook() if names_samples(context.config) else None
             clients[number] = ServedClient(number, edge, incoming, outgoing, book)
-    progress = make_progress(context.config.telemetry.progress and world.rank == layout.server_ranks[0])
+    progress = make_progress(context.config.telemetry.progress and world.rank == layout.first_server)
     kind = UServerRole if context.config.model.tail_layers else StandardServerRole
     return kind(context, share.parts["body"], share.adapter("body"), clients, progress)
 

@@ -1,6 +1,7 @@
 """A server rank: it serves its clients in waves, then steps on all their gradients. It never sees text.
 
-What a wave is made of differs by shape: standard_server.py and u_server.py.
+Several servers sum their gradients before every step, so that all take the step that one would take. What a wave is
+made of differs by shape: standard_server.py and u_server.py.
 """
 
 import math
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.codec.visit import Visit
+from splitcom_dist.comm.gradients import StepTotals, sum_gradients
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.comm.reduce import make_sending
 from splitcom_dist.errors import WireError
@@ -26,7 +28,7 @@ from splitcom_dist.roles.flows import Incoming, Outgoing, Packet
 from splitcom_dist.roles.verdicts import await_verdict, report
 from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.telemetry.progress import Progress
-from splitcom_dist.telemetry.records import SERVER, record_training
+from splitcom_dist.telemetry.records import SERVER, record_gradients, record_training
 from splitcom_dist.training import AdapterOptimizer
 
 
@@ -103,7 +105,7 @@ class ServerRole(ABC):
                 self.take_verdict(-1)  # on the model before training
             for step in self.context.course.steps(self):
                 self.step(step)
-                if schedule.evaluates_after(step):
+                if schedule.evaluates_after(step) and self.speaks_for_all:
                     self.send_adapter(step)
                 if schedule.decides_after(step):
                     report(self.context, step, self.optimizer.lr, self.outgoing())
@@ -131,7 +133,7 @@ class ServerRole(ABC):
         """Every transfer of the clients of one wave; adapter gradients of their summed losses accumulate."""
 
     def step(self, step: int) -> None:
-        """Serve every active client, then step on their gradients weighted by target tokens."""
+        """Serve every active client of ours, then step on the gradients of all servers' weighted by target tokens."""
         started = time.perf_counter()
         turns: list[Turn] = []
         for numbers in self.context.schedule.waves(step, self.context.world.rank):
@@ -140,19 +142,45 @@ class ServerRole(ABC):
                 for client in wave:
                     client.edge.post()
             turns += self.serve(wave, step)
-        targets, waited = sum(turn.targets for turn in turns), sum(turn.waited for turn in turns)
+        arrived = time.perf_counter()
+        totals = self.sum_over_servers(turns, step)
+        waited = sum(turn.waited for turn in turns) + time.perf_counter() - arrived
         for parameter in self.parameters:
             if parameter.grad is not None:
-                parameter.grad /= targets  # until here it is the gradient of the summed loss
+                parameter.grad /= totals.targets  # until here it is the gradient of the summed loss
         lr = self.optimizer.lr
         self.optimizer.step()
         for turn in turns:
             self.book(turn, step, lr)
-        seconds = time.perf_counter() - started - waited
-        loss, tokens = sum(turn.loss for turn in turns), sum(turn.tokens for turn in turns)
-        self.book(Turn(SERVER, loss, tokens, targets, seconds, waited), step, lr)
-        epoch = self.context.schedule.epoch_of(step)
-        self.progress.step(step, epoch, loss / targets, tokens, self.context.ledger.crossed_bytes)
+        if self.speaks_for_all:
+            seconds = time.perf_counter() - started - waited
+            self.book(Turn(SERVER, totals.loss, totals.tokens, totals.targets, seconds, waited), step, lr)
+            epoch = self.context.schedule.epoch_of(step)
+            self.progress.step(step, epoch, totals.loss / totals.targets, totals.tokens, totals.crossed_bytes)
+
+    def sum_over_servers(self, turns: Sequence[Turn], step: int) -> StepTotals:
+        """Make every gradient the sum over all servers; returns what is behind it. One server has both already."""
+        world, ledger, started = self.context.world, self.context.ledger, time.perf_counter()
+        totals = StepTotals(
+            sum(turn.targets for turn in turns),
+            sum(turn.tokens for turn in turns),
+            sum(turn.loss for turn in turns),
+            ledger.crossed_bytes,
+        )
+        if world.gradient_group is None:
+            return totals
+        others = [rank for rank in world.layout.server_ranks if rank != world.rank]
+        names = " or ".join(map(world.layout.name_of, others))
+        totals, size = sum_gradients(self.parameters, totals, world.gradient_group, names, step)
+        ledger.adapters(size)
+        seconds, epoch = time.perf_counter() - started, self.context.schedule.epoch_of(step)
+        record_gradients(self.context.log, step, epoch, len(turns), totals.targets, size, seconds)
+        return totals
+
+    @property
+    def speaks_for_all(self) -> bool:
+        """Whether this is the server that the aggregator and the user hear of."""
+        return self.context.world.rank == self.context.world.layout.first_server
 
     def book(self, turn: Turn, step: int, lr: float) -> None:
         record_training(
@@ -209,9 +237,8 @@ class ServerRole(ABC):
     def send_adapter(self, step: int) -> None:
         """Hand the adapter to the aggregator, which evaluates with it."""
         world = self.context.world
-        world.announce(f"adapter/{world.rank}/{step}")
-        group = world.server_groups[world.rank]
-        size = self.sending.send(flatten(self.parameters), world.layout.aggregator_rank, group)
+        world.announce(f"adapter/{step}")
+        size = self.sending.send(flatten(self.parameters), world.layout.aggregator_rank, world.evaluation_group)
         self.context.ledger.adapters(size)
 
     def take_verdict(self, step: int) -> None:

@@ -13,7 +13,7 @@ from splitcom_dist.links import LINK_CODES
 from splitcom_dist.metrics.perplexity import Perplexity
 from splitcom_dist.telemetry.hdf5 import RankLog
 
-SERVER = -1  # stands in the client column of the server's combined row
+SERVER = -1  # stands in the client column of the combined row, which the first server writes
 
 
 def record_similarity(log: RankLog, epoch: int, header: Header, visit: Visit, frames: Frames) -> None:
@@ -55,7 +55,7 @@ def record_training(
     seconds: float,
     wait: float,
 ) -> None:
-    """One step of one client at one end, or the server's whole step (client = SERVER)."""
+    """One step of one client at one end, or of all clients as the first server saw it (client = SERVER)."""
     log.append(
         "train",
         step=step,
@@ -87,6 +87,13 @@ def record_round(
         bytes=size,
         seconds=seconds,
     )
+
+
+def record_gradients(
+    log: RankLog, step: int, epoch: int, clients: int, targets: int, size: int, seconds: float
+) -> None:
+    """One sum of gradients as this server saw it: its own clients, all targets, the bytes it handed over."""
+    log.append("gradients", step=step, epoch=epoch, clients=clients, targets=targets, bytes=size, seconds=seconds)
 
 
 def record_evaluation(log: RankLog, step: int, epoch: int, result: Perplexity, seconds: float) -> None:

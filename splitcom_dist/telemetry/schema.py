@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Column:
 
 STEP = Column("step", "i8", "count", "step of the whole run, from 0")
 EPOCH = Column("epoch", "i4", "count", "epoch, from 0; -1 before training")
-CLIENT = Column("client", "i4", "id", "logical client; -1 for all of a server's together")
+CLIENT = Column("client", "i4", "id", "logical client; -1 for all together, as the first server saw the step")
 LINK = Column("link", "i1", "code", "0 up_activation, 1 down_gradient, 2 down_activation, 3 up_gradient")
 
 TABLES: dict[str, tuple[Column, ...]] = {
@@ -102,6 +102,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("weight", "f8", "count", "target tokens behind the whole average"),
         Column("bytes", "i8", "byte", "adapter bytes this rank handed to the transport"),
         Column("seconds", "f4", "s", "duration"),
+    ),
+    "gradients": (
+        STEP,
+        EPOCH,
+        Column("clients", "i4", "count", "logical clients that this server has served in the step"),
+        Column("targets", "i8", "count", "target tokens behind the sum over all servers"),
+        Column("bytes", "i8", "byte", "gradient bytes this server handed to the transport, counted as adapters"),
+        Column("seconds", "f4", "s", "duration, and waiting for the other servers"),
     ),
     "events": (
         Column("time", "f8", "s", "since 1970-01-01 UTC"),

@@ -104,6 +104,22 @@ def test_resting_runs_send_exactly_what_was_predicted(
 
 
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
+@pytest.mark.parametrize("quantizer", ["none", "int8"])
+def test_the_gradients_of_several_servers_are_foreseen(
+    quantizer: str, shape: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    ranks = ["roles.client_ranks=2", "roles.server_ranks=2", f"fed.adapter_quantizer={quantizer}"]
+    settings = overrides(model_folders["gpt2"], shape, "none", *ranks)
+    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
+    assert outcome.code == 0, outcome.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    config = load_config([], settings)
+    source, schedule, links = predicted(config)
+    assert all(count.most == summary["links"][link]["wire_bytes"] for link, count in links.items())
+    assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
+
+
+@pytest.mark.parametrize("shape", ["standard", "u_shape"])
 def test_entropy_coded_runs_stay_within_their_bounds(
     shape: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from conftest import Outcome, run_command
 from safetensors.torch import load_file
 
 from splitcom_dist.codec.wire import HEADER
+from splitcom_dist.comm.compressed_mean import CHECKSUM, packet_bytes
 from splitcom_dist.config_files import load_config
 from splitcom_dist.links import LINKS, STANDARD, U_SHAPE
 from splitcom_dist.metrics.perplexity import perplexity
@@ -46,7 +47,7 @@ def train(model: Path, out: Path, *extra: str, **kwargs: object) -> Outcome:
     return run_command(arguments, **kwargs)  # type: ignore[arg-type]
 
 
-def check_books(out: Path, tail_layers: int = 0) -> dict[str, Any]:
+def check_books(out: Path, tail_layers: int = 0, int8: bool = False) -> dict[str, Any]:
     """Senders and receivers agree packet by packet, and the summary is their sum."""
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     rows = read(out / "run.h5", "traffic")
@@ -74,8 +75,10 @@ def check_books(out: Path, tail_layers: int = 0) -> dict[str, Any]:
             assert sorted(other_end["client"]) == sorted(clients["client"]), "a row at each end"
     assert summary["label_bytes"] == sent["label"].sum()
     assert (summary["label_bytes"] == 0) is (tail_layers > 0)
-    reported = 4 * EPOCHS * body_elements(out, tail_layers)
-    assert summary["adapter_bytes"] == read(out / "run.h5", "rounds")["bytes"].sum() + reported
+    averaged = sum(read(out / "run.h5", table)["bytes"].sum() for table in ("rounds", "gradients"))
+    elements = body_elements(out, tail_layers)
+    reported = CHECKSUM + packet_bytes(elements) if int8 else 4 * elements
+    assert summary["adapter_bytes"] == averaged + EPOCHS * reported
     assert summary["control_bytes"] > 0
     return summary
 
