@@ -101,7 +101,7 @@ class Course:
 
     @property
     def _leader(self) -> int:
-        return self.world.layout.server_ranks[0]
+        return self.world.layout.first_server
 
     @property
     def _everybody(self) -> list[int]:

@@ -96,13 +96,12 @@ class AggregatorRole:
     @property
     def _memory(self) -> dict[str, Stateful]:
         rest = {} if self.rest is None else {"rest": self.rest}
-        receiving = {f"server_{server}": end for server, end in self.receiving.items()}
         return {
             "reports": self.reports,
             "averaging": self.averaging,
+            "receiving": self.receiving,
             "controller": self.controller,
             **rest,
-            **receiving,
         }
 
     def average(self, step: int) -> None:

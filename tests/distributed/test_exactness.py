@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from splitcom_dist.config import Config
+from splitcom_dist.config import Config, head_trains
 from splitcom_dist.config_files import load_config
 from splitcom_dist.data.batching import collate
 from splitcom_dist.layout import layout_for
-from splitcom_dist.models.lora import adapter_parameters, attach_lora
+from splitcom_dist.models.lora import adapter_parameters, attach_lora, is_in_part
 from splitcom_dist.models.sources import find_model
-from splitcom_dist.models.split import load_part, whole
+from splitcom_dist.models.split import load_part, parts_of, whole
 from splitcom_dist.schedule import Schedule
 from splitcom_dist.shards import training_shards
 from splitcom_dist.telemetry.hdf5 import read
@@ -51,7 +51,10 @@ def settings(model: Path, clients: int, cut: int, optimizer: str, tail: int = 0)
 
 
 def one_process(config: Config) -> tuple[list[float], dict[str, Tensor]]:
-    """The same batches in one process: every step's mean loss over all target tokens, and the final adapters."""
+    """The same batches in one process: every step's mean loss over all target tokens, and the final adapters.
+
+    Where the clients' heads never train, neither do those blocks here.
+    """
     source = find_model(config.model.name)
     model = attach_lora(load_part(source, whole(source.block_count), torch.float32), config.lora, config.train.seed)
     layout = layout_for(config)
@@ -59,7 +62,13 @@ def one_process(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     sizes = tuple(len(shards[client]) for client in range(layout.clients))
     schedule = Schedule(layout, sizes, config.train.batch_size, config.train.epochs, 1, 1)
     parameters = adapter_parameters(model)
-    optimizer = AdapterOptimizer(list(parameters.values()), config.train, schedule.total_steps)
+    body = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)["body"]
+    trained = [
+        parameter
+        for name, parameter in parameters.items()
+        if head_trains(config) or is_in_part(name, source.config.model_type, body)
+    ]
+    optimizer = AdapterOptimizer(trained, config.train, schedule.total_steps)
     losses = []
     for step in range(schedule.total_steps):
         total, count = torch.zeros(()), 0
@@ -94,8 +103,8 @@ def assert_same_run(out: Path, config: Config) -> None:
     assert len(saved) == len(adapters)
     for name, expected in adapters.items():
         found = saved["base_model.model." + name.replace(".default.", ".")]
-        error = (found - expected).norm() / expected.norm()
-        assert error < 1e-5, f"{name}: relative error {error:.1e}"
+        error = (found - expected).norm()
+        assert error <= 1e-5 * expected.norm(), f"{name}: relative error {error / expected.norm():.1e}"
 
 
 @pytest.mark.parametrize("cut", [1, 3])

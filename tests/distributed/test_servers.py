@@ -61,12 +61,20 @@ def assert_same_adapters(run: Path, other: Path) -> None:
 def test_two_servers_equal_one_and_one_process(
     family: str, clients: int, optimizer: str, tail: int, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """One process is the oracle for SGD; averaging clients after adaptive steps is another algorithm."""
+    """For AdamW one server is the oracle: to average clients after adaptive steps is not what one process does."""
     overrides = settings(model_folders[family], clients, 1, optimizer, tail)
     runs = [run_servers(servers, overrides, tmp_path / str(servers)) for servers in (1, 2)]
     assert_same_adapters(*runs)
     if optimizer == "sgd":
         assert_same_run(runs[1], load_config([], overrides))
+
+
+def test_two_servers_step_adamw_as_one_process_does_where_heads_are_frozen(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    exact = ["codec=frozen", "codec.up_activation.quantizer=none", "codec.up_activation.store_dtype=float32"]
+    overrides = [*settings(model_folders["llama"], 3, 1, "adamw"), *exact]
+    assert_same_run(run_servers(2, overrides, tmp_path / "two"), load_config([], overrides))
 
 
 def test_a_server_that_serves_nobody_in_a_step_takes_it_with_the_others(
