@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from splitcom_dist.config_files import load_config, preset_folder
-from splitcom_dist.errors import SplitcomError
+from splitcom_dist.errors import SplitcomError, UserError
 from splitcom_dist.evaluation.command import add_arguments, evaluate
 from splitcom_dist.layout import layout_for
 from splitcom_dist.place import find_place
@@ -64,6 +64,12 @@ def _train(options: argparse.Namespace) -> int:
         if place is None or place.rank == 0:
             describe(config)
         return 0
+    if options.submit:
+        if place is not None:
+            raise UserError(f"--submit: this is a rank already, started by {place.launcher}")
+        from splitcom_dist.submit import submit
+
+        return submit(config, options.settings, options.out, options.sbatch)
     if place is None:
         from splitcom_dist.launcher import launch
 
@@ -92,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
             "--dry-run",
             action="store_true",
             help="print configuration, roles, memory and bytes; do not train",
+        )
+        command.add_argument("--submit", action="store_true", help="queue it with Slurm instead (slurm/train.sbatch)")
+        command.add_argument(
+            "--sbatch",
+            default="",
+            metavar='"key=value ..."',
+            help='with --submit: options of sbatch, such as "partition=gpu nodes=2 time=2:00:00"',
         )
     summary = "perplexity and generation scores of a finished run, or of any PEFT adapter"
     add_arguments(commands.add_parser("evaluate", help=summary, description=summary))

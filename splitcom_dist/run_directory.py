@@ -16,6 +16,8 @@ from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
 from splitcom_dist.errors import UserError
 
+PARTS = ("telemetry", "log", "config.yaml")  # of a new run, the last one makes it whole
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -63,9 +65,14 @@ def default_root(config: Config) -> Path:
     return Path("runs") / f"{config.data.name}-{model}-{config.codec.name}-{stamp}"
 
 
+def is_unused(root: Path) -> bool:
+    """Whether no run is there: nothing at all, or a batch job's slurm/, and perhaps what `create` was killed over."""
+    return not root.exists() or "slurm" in (names := set(os.listdir(root))) and names <= {"slurm", *PARTS[:-1]}
+
+
 def create(root: Path, config: Config) -> RunDirectory:
     """Make the directory and write config.yaml into it; raises UserError if it is there already."""
-    if root.exists():
+    if not is_unused(root):
         raise UserError(f"{root} exists: a run is never overwritten, choose another --out")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +82,12 @@ def create(root: Path, config: Config) -> RunDirectory:
         aside.telemetry.mkdir()
         (aside.root / "log").mkdir()
         (aside.root / "config.yaml").write_text(to_yaml(config))
-        aside.root.rename(root)
+        if root.exists():
+            for name in PARTS:
+                (aside.root / name).rename(root / name)
+            aside.root.rmdir()
+        else:
+            aside.root.rename(root)
     except OSError as error:
         raise UserError(f"{root}: cannot make the run directory: {error.strerror}") from None
     return RunDirectory(root)

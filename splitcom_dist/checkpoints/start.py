@@ -10,7 +10,7 @@ from splitcom_dist.checkpoints.files import CheckpointFolder
 from splitcom_dist.config import Config, all_keys, lookup
 from splitcom_dist.config_files import load_config
 from splitcom_dist.errors import UserError
-from splitcom_dist.run_directory import RunDirectory, create, default_root
+from splitcom_dist.run_directory import RunDirectory, create, default_root, is_unused
 from splitcom_dist.world import World
 
 FREE = ("runtime", "checkpoint", "telemetry", "transport", "resume")  # keys that may differ from the run's first launch
@@ -45,7 +45,7 @@ def find_start(config: Config, out: Path | None, world_size: int) -> Start:
     if config.resume == "auto" and out is None:
         raise UserError("resume=auto: --out must name the run directory")
     root = (out or default_root(config)).absolute()
-    if config.resume == "never" or not root.exists():
+    if config.resume == "never" or is_unused(root):
         return Start(create(root, config))
     directory = RunDirectory(root)
     check_same_run(config, root / "config.yaml")
