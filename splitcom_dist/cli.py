@@ -64,7 +64,9 @@ def _train(options: argparse.Namespace) -> int:
         if place is None or place.rank == 0:
             describe(config)
         return 0
-    if options.submit:
+    if options.command == "train" and (options.submit or options.sbatch):
+        if not options.submit:
+            raise UserError("--sbatch: options of sbatch are of use with --submit only")
         if place is not None:
             raise UserError(f"--submit: this is a rank already, started by {place.launcher}")
         from splitcom_dist.submit import submit
@@ -99,13 +101,14 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="print configuration, roles, memory and bytes; do not train",
         )
-        command.add_argument("--submit", action="store_true", help="queue it with Slurm instead (slurm/train.sbatch)")
-        command.add_argument(
-            "--sbatch",
-            default="",
-            metavar='"key=value ..."',
-            help='with --submit: options of sbatch, such as "partition=gpu nodes=2 time=2:00:00"',
-        )
+        if name == "train":
+            command.add_argument("--submit", action="store_true", help="hand it to Slurm instead (slurm/train.sbatch)")
+            command.add_argument(
+                "--sbatch",
+                default="",
+                metavar='"key=value ..."',
+                help='with --submit: options of sbatch, such as "partition=gpu nodes=2 time=2:00:00"',
+            )
     summary = "perplexity and generation scores of a finished run, or of any PEFT adapter"
     add_arguments(commands.add_parser("evaluate", help=summary, description=summary))
     return parser

@@ -1,4 +1,4 @@
-"""`splitcom train --submit`: queue the run with Slurm as slurm/train.sbatch, once its configuration has been checked."""
+"""`splitcom train --submit`: hand the run to Slurm as slurm/train.sbatch, once its configuration has been checked."""
 
 import importlib.resources
 import os

@@ -95,10 +95,10 @@ class Cluster:
 
     def clear(self) -> None:
         """End what a test has left behind."""
-        if jobs := self.run("squeue", "-h", "-o", "%A").split():
-            self.run("scancel", "--quiet", *jobs)
-            self.run("scancel", "--quiet", "--signal=KILL", *jobs)
-            wait_until(lambda: not self.run("squeue", "-h"), "an empty queue")
+        for signals in ((), ("--signal=KILL",)):  # those that wait, those that run
+            command = ["scancel", "--quiet", "--user=root", *signals]
+            subprocess.run(command, env=self.environment, capture_output=True, timeout=20)
+        wait_until(lambda: not self.run("squeue", "-h"), "an empty queue")
 
     def log_tail(self) -> str:
         return "\n".join(path.read_text()[-2000:] for path in sorted(self.folder.glob("*.log")))
