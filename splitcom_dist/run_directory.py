@@ -67,7 +67,8 @@ def default_root(config: Config) -> Path:
 
 def is_unused(root: Path) -> bool:
     """Whether no run is there: nothing at all, or a batch job's slurm/, and perhaps what `create` was killed over."""
-    return not root.exists() or "slurm" in (names := set(os.listdir(root))) and names <= {"slurm", *PARTS[:-1]}
+    names = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    return not root.exists() or ("slurm" in names and names <= {"slurm", *PARTS[:-1]})
 
 
 def create(root: Path, config: Config) -> RunDirectory:

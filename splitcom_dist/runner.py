@@ -54,6 +54,7 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
         world.leave()
         return 0
     except Stopped as stopped:
+        signals.ignore()
         return _stop(stopped, world)
     except KeyboardInterrupt:
         return 130

@@ -22,6 +22,11 @@ class StopSignals:
         for number in ASKING:
             signal.signal(number, self._note)
 
+    def ignore(self) -> None:
+        """From now on: srun sends SIGTERM to the ranks that leave a little after the first."""
+        for number in ASKING:
+            signal.signal(number, signal.SIG_IGN)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.caught is None:
             self.caught, self._when = signal.Signals(number).name, time.monotonic()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from splitcom_dist.checkpoints.signals import ASKING, StopSignals
+from splitcom_dist.checkpoints.signals import ASKING, RESUME_ME, StopSignals
 
 
 def wait_for_two() -> None:
@@ -27,6 +27,24 @@ def test_a_later_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> Non
     process.start()
     process.join(timeout=20)
     assert process.exitcode == -signal.SIGTERM
+
+
+def leave_after_one() -> None:
+    signals = StopSignals()
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+    signals.ignore()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(RESUME_ME)
+
+
+def test_a_rank_that_has_saved_leaves_with_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splitcom_dist.checkpoints.signals.ECHO_SECONDS", 0.0)
+    process = multiprocessing.get_context("fork").Process(target=leave_after_one)
+    process.start()
+    process.join(timeout=20)
+    assert process.exitcode == RESUME_ME
 
 
 @pytest.mark.parametrize("number", ASKING)

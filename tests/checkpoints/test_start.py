@@ -75,3 +75,21 @@ def test_without_resume_nothing_is_ever_taken_over(tmp_path: Path) -> None:
     saved_run(tmp_path / "run", 9)
     with pytest.raises(UserError, match="exists: a run is never overwritten"):
         find_start(load_config(), tmp_path / "run", 1)
+
+
+@pytest.mark.parametrize("more", [(), ("telemetry", "log")])
+def test_a_run_begins_beside_what_its_batch_job_wrote(tmp_path: Path, more: tuple[str, ...]) -> None:
+    for name in ("slurm", *more):  # more: a launch that was killed as it made the directory
+        (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "run" / "slurm" / "7.log").touch()
+    start = find_start(config(), tmp_path / "run", 1)
+    assert start.step is None and (start.directory.root / "slurm" / "7.log").exists()
+    assert start.directory.telemetry.is_dir() and (start.directory.root / "config.yaml").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run" / "slurm").mkdir(parents=True)
+    (tmp_path / "run" / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        find_start(config(), tmp_path / "run", 1)

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: caught.append(number))
     names = ("PROCID", "NTASKS", "JOB_ID", "RESTART_COUNT", "CPUS_PER_TASK")
-    facts = {name: os.environ.get(f"SLURM_{name}") for name in names}
+    facts: dict[str, object] = {name: os.environ.get(f"SLURM_{name}") for name in names}
     facts |= {"node": os.environ["SLURMD_NODENAME"], "arguments": arguments}
     with (directory / "ranks.jsonl").open("a") as file:
         file.write(json.dumps(facts) + "\n")

@@ -22,7 +22,7 @@ SMALL = {
     "data.validation_samples": 6,
     "roles.client_ranks": 1,
     "fed.clients": 1,
-    "train.epochs": 12,
+    "train.epochs": 4,
     "train.batch_size": 4,
     "runtime.threads": 1,
     "runtime.timeout_seconds": 60,
@@ -91,6 +91,7 @@ def test_values_with_spaces_are_quoted() -> None:
     assert '\n#SBATCH --comment="two words"\n' in script
 
 
+@pytest.mark.timeout(420)  # ranks import for half a minute where many share the cores
 def test_a_run_driven_out_by_another_job_comes_back_and_ends_as_if_nothing_had_been(
     slurm: Cluster, tmp_path: Path
 ) -> None:
@@ -109,7 +110,8 @@ def test_a_run_driven_out_by_another_job_comes_back_and_ends_as_if_nothing_had_b
     assert run_command([*RUN, "--out", str(alone)]).code == 0
     mine, its = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (run, alone))
     assert mine.keys() == its.keys() and all(mine[name].equal(its[name]) for name in mine)
-    assert len({json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()}) >= 12
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [-1, 5, 11, 17, 23], "each evaluation once"
 
 
 def meeting_place() -> dict[str, str]:
