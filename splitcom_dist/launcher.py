@@ -28,13 +28,14 @@ PR_SET_PDEATHSIG = 1
 def launch(config: Config, out: Path | None) -> int:
     """Run all ranks and return the job's exit code. No child outlives this call, or this process."""
     layout = layout_for(config)
+    size = layout.world_size
     warm_up(config.model.name)
     listener = socket.create_server(("127.0.0.1", 0))  # bound before anyone forks: no race for a free port
     port = listener.getsockname()[1]
     context = multiprocessing.get_context("fork")
     ranks = [
-        context.Process(target=_rank, args=(config, Place(rank, layout.world_size, "splitcom"), port, out))
-        for rank in range(layout.world_size)
+        context.Process(target=_rank, args=(config, Place(rank, size, "splitcom", rank, size), port, out))
+        for rank in range(size)
     ]
     for process in ranks:
         process.start()

@@ -12,6 +12,7 @@ from splitcom_dist.checkpoints.course import Course
 from splitcom_dist.checkpoints.files import CheckpointFolder
 from splitcom_dist.checkpoints.signals import RESUME_ME, StopSignals
 from splitcom_dist.checkpoints.start import agree_on_start
+from splitcom_dist.comm import mpi_world
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
 from splitcom_dist.errors import PeerLost, SplitcomError, Stopped
@@ -65,6 +66,8 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
 
 def end_process(code: int) -> NoReturn:
     """Leave now: Gloo's threads to peers that are gone must not delay the end."""
+    if code == 0:
+        mpi_world.leave()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -150,6 +153,6 @@ def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Sc
 
 def _fair_threads(world: World) -> int:
     cores = len(os.sched_getaffinity(0))
-    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", world.layout.world_size))
+    neighbours = world.place.local_world_size
     # A client and its server take turns, and the aggregator works while both wait: clients share the cores.
     return max(1, cores // max(1, min(neighbours, len(world.layout.client_ranks))))

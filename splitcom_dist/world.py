@@ -14,6 +14,7 @@ from splitcom_dist.comm.failures import culprits, naming
 from splitcom_dist.errors import PeerLost, UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
+from splitcom_dist.rendezvous import Rendezvous, find_rendezvous
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 2.0  # what others get to report, or to say for whom they wait, before a lost peer is blamed
@@ -32,28 +33,18 @@ class World:
         self.layout = layout
         self.timeout = timeout_seconds
         self._last_beat = 0.0
+        meeting = find_rendezvous(place, os.environ, timeout_seconds)
         try:
-            self._join()
+            self._join(meeting)
         except (RuntimeError, ValueError) as error:
             raise UserError(
-                f"cannot meet the other {place.world_size - 1} ranks at {os.environ.get('MASTER_ADDR')}:"
-                f"{os.environ.get('MASTER_PORT')} within {timeout_seconds:.0f} s: {str(error).splitlines()[0]}"
+                f"cannot meet the other {place.world_size - 1} ranks at {meeting.address}:{meeting.port} "
+                f"within {timeout_seconds:.0f} s: {str(error).splitlines()[0]}"
             ) from None
 
-    def _join(self) -> None:
-        for variable in ("MASTER_ADDR", "MASTER_PORT"):
-            if variable not in os.environ:
-                raise UserError(f"{self.place.launcher} gave no {variable}: export it (see launch/)")
+    def _join(self, meeting: Rendezvous) -> None:
         patience = timedelta(seconds=self.timeout)
-        # torchrun's agent and our own launcher keep the store for their ranks; else rank 0 does.
-        hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=self.rank == 0 and not hosted,
-            timeout=patience,
-            wait_for_workers=False,
-        )
+        store = meeting.open_store(self.place, self.timeout)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a restarted job meets no old news
         self._store = dist.PrefixStore(f"splitcom/{attempt}", store)
         torch_store = dist.PrefixStore(f"torch/{attempt}", store)
