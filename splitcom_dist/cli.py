@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from splitcom_dist.config_files import load_config, preset_folder
+from splitcom_dist.doctor.command import add_arguments as add_doctor_arguments
+from splitcom_dist.doctor.command import doctor
 from splitcom_dist.errors import SplitcomError, UserError
 from splitcom_dist.evaluation.command import add_arguments, evaluate
 from splitcom_dist.layout import layout_for
-from splitcom_dist.place import find_place
+from splitcom_dist.place import Place, find_place
 
 # A client and its server take turns on the same cores. OpenMP's threads spin for milliseconds after their work is
 # done, which takes the cores from the other side: 9 % of a whole run (benchmarks/throughput.py). torch reads it once.
@@ -29,14 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, more = parser.parse_known_args(arguments)
     if unknown := [text for text in more if text.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
-    if options.command == "evaluate":
+    if options.command in ("evaluate", "doctor"):
         if more:
             parser.error(f"unexpected argument {more[0]}")
     else:
         options.settings += more  # overrides may stand behind options too
-    place = find_place(os.environ)
+    place = None
     try:
-        return evaluate(options) if options.command == "evaluate" else _train(options)
+        if options.command == "doctor":
+            return doctor(options)
+        place = find_place(os.environ)
+        return evaluate(options) if options.command == "evaluate" else _train(options, place)
     except SplitcomError as error:
         if place is None or place.rank == 0:  # every rank meets the same mistake
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -48,13 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace, place: Place | None) -> int:
     files = [setting for setting in options.settings if "=" not in setting]
     overrides = [setting for setting in options.settings if "=" in setting]
     if options.command == "demo":
         files.insert(0, str(preset_folder() / "experiment" / "demo.yaml"))
     config = load_config(files, overrides)
-    place = find_place(os.environ)
     if place is not None:
         layout_for(config, place.world_size)
     # Imported here: torch and transformers take seconds, a misspelt key should not.
@@ -76,7 +80,8 @@ def _train(options: argparse.Namespace) -> int:
         from splitcom_dist.launcher import launch
 
         return launch(config, options.out)
-    from splitcom_dist.runner import end_process, run_rank
+    from splitcom_dist.ending import end_process
+    from splitcom_dist.runner import run_rank
 
     end_process(run_rank(config, place, options.out))
 
@@ -111,4 +116,6 @@ def _parser() -> argparse.ArgumentParser:
             )
     summary = "perplexity and generation scores of a finished run, or of any PEFT adapter"
     add_arguments(commands.add_parser("evaluate", help=summary, description=summary))
+    summary = "what this machine has, or, under a launcher, every rank's, and how fast they reach each other"
+    add_doctor_arguments(commands.add_parser("doctor", help=summary, description=summary))
     return parser

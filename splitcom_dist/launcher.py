@@ -15,10 +15,11 @@ import torch.distributed as dist
 
 from splitcom_dist.checkpoints.signals import ASKING
 from splitcom_dist.config import Config
+from splitcom_dist.ending import end_process
 from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.sources import warm_up
 from splitcom_dist.place import Place
-from splitcom_dist.runner import end_process, run_rank
+from splitcom_dist.runner import run_rank
 from splitcom_dist.world import PATIENCE_SECONDS
 
 GRACE_SECONDS = 15.0  # at most: what the others get to notice and leave by themselves once one rank has failed

@@ -108,12 +108,7 @@ def _resolvable(host: str) -> str:
 def _over_mpi(place: Place, address: str | None, port: str | None, timeout_seconds: float) -> Rendezvous:
     try:
         world = mpi_world.join(timeout_seconds)
-        if world.coordinates[:2] != (place.rank, place.world_size):
-            rank, size = world.coordinates[:2]
-            raise UserError(
-                f"mpi4py sees rank {rank} of {size}, the launcher said {place.rank} of {place.world_size}: "
-                "mpi4py found another MPI library than the one of mpirun"
-            )
+        world.check(place.rank, place.world_size)
         listener, mine = None, ""
         if place.rank == 0:
             listener = socket.create_server(("", int(port or 0)))  # bound before anyone hears of it: no race

@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
@@ -12,7 +11,6 @@ from splitcom_dist.checkpoints.course import Course
 from splitcom_dist.checkpoints.files import CheckpointFolder
 from splitcom_dist.checkpoints.signals import RESUME_ME, StopSignals
 from splitcom_dist.checkpoints.start import agree_on_start
-from splitcom_dist.comm import mpi_world
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
 from splitcom_dist.errors import PeerLost, SplitcomError, Stopped
@@ -62,15 +60,6 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
     except Exception as error:
         log.exception("this rank failed")
         return _report(error, world)
-
-
-def end_process(code: int) -> NoReturn:
-    """Leave now: Gloo's threads to peers that are gone must not delay the end."""
-    if code == 0:
-        mpi_world.leave()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _stop(stopped: Stopped, world: World) -> int:

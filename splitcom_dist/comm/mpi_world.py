@@ -26,6 +26,14 @@ class MpiWorld:
     communicator: "MPI.Intracomm"
     coordinates: tuple[int, int, int, int]
 
+    def check(self, rank: int, size: int) -> None:
+        """Raises UserError if the launcher told something else: another MPI library than mpi4py's started the ranks."""
+        if self.coordinates[:2] != (rank, size):
+            raise UserError(
+                f"mpi4py sees rank {self.coordinates[0]} of {self.coordinates[1]}, the launcher said {rank} of {size}: "
+                "start the ranks with the mpirun of the MPI library that mpi4py finds"
+            )
+
     def broadcast(self, text: str, timeout_seconds: float) -> str:
         """Rank 0's text, at most 512 bytes, on every rank. Raises UserError if not all take part in time."""
         buffer = bytearray(text.encode().ljust(MESSAGE_BYTES))

@@ -1,74 +1,21 @@
-"""Round trips and bandwidth between every pair of ranks, over any transport."""
+"""Round trip, bandwidth and clock offset between two ranks, over any transport."""
 
 import statistics
 import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from splitcom_dist.comm.mpi_world import finished
+from splitcom_dist.comm.channels import Channel
 
-if TYPE_CHECKING:
-    from mpi4py import MPI
-
-PING_BYTES = 160  # what a skipped batch costs on the wire, header and masks
+PING_BYTES = 160  # a small packet: little more than its header
 BULK_BYTES = 2**20
 TRIPS = 30
 BULK_SECONDS, BULK_MESSAGES = 0.3, 16  # a slow link is measured by fewer messages
 FIGURES = struct.Struct("<d")
-
-
-class Channel(Protocol):
-    """Blocking transfers of uint8 vectors; both raise RuntimeError on loss or timeout."""
-
-    def send(self, message: Tensor, peer: int) -> None: ...
-
-    def receive(self, buffer: Tensor, peer: int) -> None: ...
-
-
-class GlooChannel:
-    """The Gloo group of all ranks."""
-
-    def __init__(self, store: dist.Store, rank: int, world_size: int, timeout_seconds: float) -> None:
-        patience = timedelta(seconds=timeout_seconds)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=patience)
-
-    def send(self, message: Tensor, peer: int) -> None:
-        dist.send(message, peer)
-
-    def receive(self, buffer: Tensor, peer: int) -> None:
-        dist.recv(buffer, peer)
-
-    def close(self) -> None:
-        """Close the connections, so that ranks that still wait here learn it now."""
-        dist.destroy_process_group()
-
-
-class MpiChannel:
-    """A communicator of MPI's in which ranks are those of the launch."""
-
-    def __init__(self, communicator: "MPI.Intracomm", timeout_seconds: float) -> None:
-        self._communicator = communicator
-        self._timeout = timeout_seconds
-
-    def send(self, message: Tensor, peer: int) -> None:
-        self._wait(self._communicator.Isend(message.numpy(), peer))
-
-    def receive(self, buffer: Tensor, peer: int) -> None:
-        self._wait(self._communicator.Irecv(buffer.numpy(), peer))
-
-    def close(self) -> None:
-        pass  # finalising MPI is the end of the process's business
-
-    def _wait(self, request: "MPI.Request") -> None:
-        if not finished(request, self._timeout):
-            raise RuntimeError("timed out")
 
 
 @dataclass(frozen=True)
@@ -82,23 +29,6 @@ class Pair:
     backward: float
     clock_offset_seconds: float  # the second's clock minus the first's
     clock_error_seconds: float  # at most, of the above: half the shortest round trip
-
-
-def rounds(world_size: int) -> list[list[tuple[int, int]]]:
-    """A round-robin tournament (circle method): every pair meets once, and no rank has two matches in a round.
-
-    Every rank plays its matches in the order of the rounds. None can wait in a circle: of all unplayed matches, both
-    sides of one in the earliest round have nothing to play before it.
-    """
-    size = world_size + world_size % 2  # with an odd count, whoever meets the last place rests
-    circle = list(range(1, size))
-    tournament = []
-    for _ in range(size - 1):
-        seats = [0, *circle]
-        matches = [(seats[place], seats[size - 1 - place]) for place in range(size // 2)]
-        tournament.append([(min(match), max(match)) for match in matches if max(match) < world_size])
-        circle = circle[-1:] + circle[:-1]
-    return tournament
 
 
 def measure(channel: Channel, rank: int, peer: int) -> Pair | None:
