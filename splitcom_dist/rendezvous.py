@@ -77,7 +77,7 @@ def slurm_address(place: Place, environment: Mapping[str, str]) -> str:
         return "127.0.0.1"  # needs no name service
     name = "SLURM_STEP_NODELIST" if "SLURM_STEP_NODELIST" in environment else "SLURM_JOB_NODELIST"
     try:
-        host = next(expand(environment.get(name, "")))
+        host, *_ = expand(environment.get(name, ""))
     except ValueError as error:
         raise UserError(f"{name}: {error}; {EXPORT}") from None
     if place.rank == 0 and environment.get("SLURMD_NODENAME", host) != host:

@@ -5,11 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from conftest import run_command
 from safetensors.torch import load_file
-
-from splitcom_dist.place import find_place
 
 SETTINGS = {
     "data.train_samples": 24,
@@ -63,21 +60,3 @@ def test_dry_run_prints_roles_memory_and_bytes_and_makes_no_directory(
     for text in expected:
         assert text in outcome.stdout
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, None),
-        ({"RANK": "2", "WORLD_SIZE": "5"}, (2, 5, "torchrun")),
-        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, (1, 4, "srun")),
-        ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}, (3, 4, "mpirun (Open MPI)")),
-        ({"PMI_RANK": "0", "PMI_SIZE": "3", "RANK": "1", "WORLD_SIZE": "2"}, (1, 2, "torchrun")),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None),  # inside a batch script, before any srun
-    ],
-)
-def test_place_is_read_from_the_launchers_environment(
-    environment: dict[str, str], expected: tuple[int, int, str] | None
-) -> None:
-    place = find_place(environment)
-    assert (place and (place.rank, place.world_size, place.launcher)) == expected
