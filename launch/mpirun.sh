@@ -11,5 +11,6 @@
 set -euo pipefail
 ranks=${RANKS:?how many ranks in all}
 read -ra options <<<"${MPIRUN:-}"
+[ -t 1 ] || export TTY_COMPATIBLE=0 # mpirun gives ranks a terminal of its own, also where a log file is at its end
 # Not bound to cores: a client and its server take turns, and each may use what the other leaves.
 exec mpirun -n "$ranks" --bind-to none "${options[@]}" "${PYTHON:-python}" -m splitcom_dist "${COMMAND:-train}" "$@"

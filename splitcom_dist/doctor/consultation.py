@@ -58,8 +58,9 @@ class Consultation:
         with _probe() as probe:
             self._set("roll", json.dumps(probe))
             self._measure(probe)
-            # Every transfer has its own timeout, and a match has several kinds of them.
-            heard = {rank: json.loads(text) for rank, text in self._gather("matches", 3 * self._timeout).items()}
+            # A match has several transfers, and each its own timeout.
+            told = self._gather("matches", 3 * self._timeout)
+            heard = {rank: json.loads(text) for rank, text in told.items()}
         results = {rank: from_values(values) for rank, values in heard.items()}
         blind = [rank for rank, values in heard.items() if not values["sees_probe"]]
         found = problems(results, self._place.world_size, self._transport)
@@ -91,7 +92,9 @@ class Consultation:
             time.sleep(0.02)
 
     def _arrive(self, sight: Sight) -> None:
-        self._store.add(f"{self._prefix}/claims/{self._place.rank}", 1)
+        rank = self._place.rank
+        if self._store.add(f"{self._prefix}/claims/{rank}", 1) > 1:
+            raise UserError(f"this process and another both claim to be rank {rank}: give each its own RANK")
         self._tell("sight", sight.to_json())
 
     def _roll(self, sights: Mapping[int, Sight]) -> list[str]:
@@ -105,6 +108,8 @@ class Consultation:
     def _measure(self, probe: str) -> None:
         sees_probe = Path(probe).exists()
         result = play(self._place, self._open_channel, self._beat)
+        if result.lost is not None or result.failure:
+            self._store.add(f"{self._prefix}/losses", 1)
         self._tell("matches", json.dumps({**result.to_values(), "sees_probe": sees_probe}))
 
     def _open_channel(self) -> Channel:
@@ -143,7 +148,9 @@ class Consultation:
             now = self._store.add(f"{self._prefix}/beats", 0)
             if now != beats:
                 beats, since = now, time.monotonic()
-            if time.monotonic() - since > patience:
+            lost = self._store.add(f"{self._prefix}/losses", 0) > 0
+            # Who lost a rank says so at once: then only those are waited for that wait for it themselves.
+            if time.monotonic() - since > (min(patience, self._timeout) if lost else patience):
                 return False
             time.sleep(0.02)
         return True

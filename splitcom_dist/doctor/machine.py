@@ -16,6 +16,7 @@ import torch
 @dataclass(frozen=True)
 class Host:
     name: str  # as Slurm calls the node, or as it calls itself
+    machine: str  # as it calls itself: several nodes of a trial cluster may be one machine
     addresses: list[str]  # what its own name resolves to; none if it does not
     cores: int  # that this rank may use
     all_cores: int
@@ -43,6 +44,7 @@ def see_host(environment: Mapping[str, str]) -> Host:
     memory, free = (count * os.sysconf("SC_PAGE_SIZE") for count in pages)
     return Host(
         environment.get("SLURMD_NODENAME", name),
+        name,
         addresses,
         len(os.sched_getaffinity(0)),
         os.cpu_count() or 1,

@@ -33,6 +33,7 @@ def of_folders(sights: Mapping[int, Sight]) -> Iterator[str]:
 
 def of_places(sights: Mapping[int, Sight]) -> Iterator[str]:
     """Local ranks that collide, or that do not fit the ranks which are on the host."""
+    all_came = all(sight.place is None or sight.place.world_size == len(sights) for sight in sights.values())
     here: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for rank, sight in sorted(sights.items()):
         if sight.place is not None:
@@ -45,7 +46,7 @@ def of_places(sights: Mapping[int, Sight]) -> Iterator[str]:
                     f"ranks {_listed(ranks)} on {host} all claim local rank {local_rank}: "
                     "start every host's ranks by one launcher, or export LOCAL_RANK"
                 )
-            elif local_rank >= count:
+            elif local_rank >= count and all_came:
                 yield (
                     f"rank {ranks[0]} claims local rank {local_rank}, but {host} has {count} of the ranks: "
                     "export LOCAL_RANK, its number among the ranks of its host"
@@ -65,7 +66,7 @@ def of_versions(sights: Mapping[int, Sight]) -> Iterator[str]:
 
 def of_addresses(sights: Mapping[int, Sight]) -> Iterator[str]:
     """Gloo tells the others the address that a host's own name resolves to there."""
-    hosts = {sight.host.name: sight for sight in sights.values()}
+    hosts = {sight.host.machine: sight for sight in sights.values()}
     for name, sight in hosts.items():
         itself = [address for address in sight.host.addresses if address.startswith("127.")]
         if len(hosts) > 1 and itself and "GLOO_SOCKET_IFNAME" not in sight.variables:

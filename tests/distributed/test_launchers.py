@@ -26,6 +26,7 @@ SETTINGS = {
     "train.batch_size": 4,
     "runtime.threads": 1,
 }
+TIMEOUT = 200
 
 mpirun = pytest.mark.skipif(
     shutil.which("mpirun") is None or importlib.util.find_spec("mpi4py") is None,
@@ -33,7 +34,7 @@ mpirun = pytest.mark.skipif(
 )
 
 
-def run(command: list[str | Path], timeout: float = 200, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(command: list[str | Path], **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a launcher to its end; over time it is stopped, and takes its ranks with it."""
     environment = os.environ | AS_ROOT | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"} | variables
     with subprocess.Popen(
@@ -46,11 +47,11 @@ def run(command: list[str | Path], timeout: float = 200, **variables: str) -> su
         start_new_session=True,
     ) as process:
         try:
-            stdout, stderr = process.communicate(timeout=timeout)
+            stdout, stderr = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             process.terminate()  # mpirun and torchrun pass it on to their ranks
             stdout, stderr = process.communicate(timeout=60)
-            pytest.fail(f"still running after {timeout} s\n{stdout}\n{stderr}")
+            pytest.fail(f"still running after {TIMEOUT} s\n{stdout}\n{stderr}")
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 

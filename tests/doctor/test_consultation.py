@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from conftest import Outcome, run_command
 
-from splitcom_dist.comm.speed import Pair
+from splitcom_dist.comm.speed import Pair, measure
 from splitcom_dist.doctor import consultation, matches
 from splitcom_dist.errors import UserError
+from splitcom_dist.place import Place
 
 TIMEOUT = 6
 
@@ -33,7 +35,7 @@ def consult(
         launched = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1"}
         environment = launched | {"MASTER_PORT": str(port)} | dict(more or {})
         arguments = ["doctor", "--timeout", str(TIMEOUT)]
-        return run_command(arguments, 10 * TIMEOUT, environment, (patches or {}).get(rank))
+        return run_command(arguments, 6 * TIMEOUT, environment, (patches or {}).get(rank))
 
     with ThreadPoolExecutor(len(ranks)) as pool:
         return list(pool.map(start, ranks))
@@ -68,9 +70,12 @@ def test_rank_0_is_named_by_another_where_it_does_not_come() -> None:
 
 
 def test_two_processes_that_claim_one_rank_are_named() -> None:
+    """By the second of them; and by rank 0, if both were there when it called the roll."""
     outcomes = consult(0, 1, 1, 2, world_size=3)
-    assert outcomes[0].code == 1
-    assert problems(outcomes[0]) == ["2 processes claim to be rank 1: give each its own RANK"]
+    named = [line for outcome in outcomes[1:3] for line in problems(outcome)]
+    assert named == ["this process and another both claim to be rank 1: give each its own RANK"]
+    assert 1 in (outcomes[1].code, outcomes[2].code)
+    assert problems(outcomes[0]) in ([], ["2 processes claim to be rank 1: give each its own RANK"])
 
 
 def test_two_ranks_that_claim_one_local_rank_are_named() -> None:
@@ -84,7 +89,7 @@ def at_the_second_match(act: Callable[[], None]) -> Callable[[], None]:
     """A patch under which a rank does `act` when it comes to its second match."""
 
     def patch() -> None:
-        measure, played = matches.measure, []
+        played = []
 
         def acting(*arguments: object) -> Pair | None:
             played.append(True)
@@ -92,16 +97,14 @@ def at_the_second_match(act: Callable[[], None]) -> Callable[[], None]:
                 act()
             return measure(*arguments)  # type: ignore[arg-type]
 
-        matches.measure = acting
+        mock.patch("splitcom_dist.doctor.matches.measure", acting).start()
 
     return patch
 
 
 @pytest.mark.parametrize("act", [lambda: time.sleep(3600), lambda: os._exit(7)], ids=["silent", "gone"])
 def test_a_rank_that_is_lost_while_others_measure_is_named(act: Callable[[], None]) -> None:
-    started = time.monotonic()
     outcomes = consult(0, 1, 2, 3, world_size=4, patches={2: at_the_second_match(act)})
-    assert time.monotonic() - started < 10 * TIMEOUT
     assert [outcomes[rank].code for rank in (0, 1, 3)] == [1, 1, 1], outcomes
     assert problems(outcomes[0]) == ["rank 2 left or fell silent while others measured with it: see its host"]
 
@@ -147,6 +150,6 @@ def test_a_channel_that_cannot_open_is_a_failure_with_its_reason() -> None:
     def open_channel() -> None:
         raise UserError("mpi4py is not installed: pip install 'splitcom-dist[mpi]'")
 
-    place = matches.Place(0, 2, "torchrun", 0, 2)
+    place = Place(0, 2, "torchrun", 0, 2)
     result = matches.play(place, open_channel, lambda: None)  # type: ignore[arg-type]
     assert "mpi4py is not installed" in result.failure

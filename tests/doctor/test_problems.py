@@ -1,6 +1,7 @@
 """Every problem that ranks can see is named with who has it and the mend; what is no problem is not."""
 
 import socket
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 from conftest import run_command
 
 from splitcom_dist.comm.speed import Pair
-from splitcom_dist.doctor import machine
 from splitcom_dist.doctor.machine import Folder, Host, see_folder, see_host
 from splitcom_dist.doctor.problems import of_clocks, of_sights
 from splitcom_dist.doctor.sight import Sight, from_json, look
@@ -19,7 +19,9 @@ from splitcom_dist.place import Place
 def sight(rank: int, host: str = "a", local_rank: int | None = None, address: str = "10.0.0.1") -> Sight:
     place = Place(rank, 2, "srun", rank if local_rank is None else local_rank, 2)
     folder = Folder("/shared", "nfs4", True, 10**12, "")
-    return Sight(place, Host(host, [address], 2, 4, 2**34, 2**33, []), folder, {"torch": "2.13"}, ["gloo"], "", "", {})
+    return Sight(
+        place, Host(host, host, [address], 2, 4, 2**34, 2**33, []), folder, {"torch": "2.13"}, ["gloo"], "", "", {}
+    )
 
 
 def two_hosts(address: str = "10.0.0.1") -> dict[int, Sight]:
@@ -98,7 +100,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(**arguments: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(machine.tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
     assert not see_folder(tmp_path).writable
 
 
