@@ -16,6 +16,6 @@ export SLURM_MPI_TYPE=${SLURM_MPI_TYPE:-none}
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
     export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK} # srun does not take it from sbatch any more
 fi
-# One rank that fails ends the step, as torchrun does.
-exec srun --kill-on-bad-exit=1 "${options[@]}" \
+# No rank waits forever for one that is lost, so srun need not end the others: that would hide their exit codes.
+exec srun --kill-on-bad-exit=0 --wait=0 "${options[@]}" \
     "${PYTHON:-python}" -m splitcom_dist "${COMMAND:-train}" "$@"
