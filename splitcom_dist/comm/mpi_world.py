@@ -30,9 +30,9 @@ class MpiWorld:
         """Raises UserError if the launcher told something else: another MPI library than mpi4py's started the ranks."""
         if self.coordinates[:2] != (rank, size):
             raise UserError(
-                f"mpi4py sees rank {self.coordinates[0]} of {self.coordinates[1]}, the launcher said {rank} of {size}, so it "
-                "found another MPI library than the launcher's: "
-                "start the ranks with the mpirun of that library, or export MPI4PY_MPIABI=mpich or openmpi"
+                f"mpi4py sees rank {self.coordinates[0]} of {self.coordinates[1]}, the launcher said {rank} of {size}, "
+                "so it found another MPI library than the launcher's: start the ranks with the mpirun of that library, "
+                "or export MPI4PY_MPIABI=mpich or openmpi"
             )
 
     def broadcast(self, text: str, timeout_seconds: float) -> str:
