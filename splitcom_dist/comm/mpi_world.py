@@ -1,7 +1,8 @@
 """MPI's view of the launch: joined on first need, because initialising MPI waits for all ranks, and left in order."""
 
 import atexit
-import os
+import ctypes
+import signal
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 JOIN_SECONDS = 60.0  # until the last rank has come to MPI_Init; imports take seconds on a slow file system
-LEAVE_SECONDS = 10.0
+LEAVE_SECONDS = 10
 MESSAGE_BYTES = 512
 
 
@@ -84,10 +85,14 @@ def join(timeout_seconds: float = JOIN_SECONDS) -> MpiWorld:
 
 
 def _initialise(mpi: ModuleType) -> MpiWorld:
-    if not mpi.Is_initialized():
-        mpi.Init_thread()
-        atexit.register(leave)
     world = mpi.COMM_WORLD
+    if not mpi.Is_initialized():
+        # Not by mpi4py's own function, which keeps Python's lock while it waits: nothing could time it out.
+        provided = ctypes.c_int()
+        ctypes.CDLL(mpi.__file__).MPI_Init_thread(None, None, mpi.THREAD_MULTIPLE, ctypes.byref(provided))
+        world.Set_errhandler(mpi.ERRORS_RETURN)  # as mpi4py does: exceptions, instead of the end of all ranks
+        mpi.COMM_SELF.Set_errhandler(mpi.ERRORS_RETURN)
+        atexit.register(leave)
     here = world.Split_type(mpi.COMM_TYPE_SHARED)
     coordinates = world.Get_rank(), world.Get_size(), here.Get_rank(), here.Get_size()
     here.Free()
@@ -103,8 +108,7 @@ def leave() -> None:
         return
     mpi = load()
     if mpi.Is_initialized() and not mpi.Is_finalized():
-        watchdog = threading.Timer(LEAVE_SECONDS, os._exit, [1])
-        watchdog.daemon = True
-        watchdog.start()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LEAVE_SECONDS)  # the kernel's, since mpi4py keeps Python's lock here, too
         mpi.Finalize()
-        watchdog.cancel()
+        signal.alarm(0)

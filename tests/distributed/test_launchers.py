@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,14 @@ def test_doctor_with_one_rank_prints_its_tables_once() -> None:
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.count("launcher") == 1 and "rank 0 of 1" in outcome.stdout
     assert outcome.stdout.rstrip().endswith("all is well")
+
+
+@mpirun
+def test_a_rank_that_never_comes_to_mpi_does_not_hang_the_others() -> None:
+    """Rank 1 sleeps instead; MPI_Init waits for it without an end."""
+    doctor = f"exec {sys.executable} -m splitcom_dist doctor --timeout 5"
+    script = f'if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then exec sleep 50; else {doctor}; fi'
+    started = time.monotonic()
+    outcome = run(["mpirun", "--oversubscribe", "-n", "2", "bash", "-c", script])
+    assert outcome.returncode == 1 and time.monotonic() - started < 45
+    assert "MPI did not bring all ranks together within 5 s: see which one hangs" in outcome.stdout
