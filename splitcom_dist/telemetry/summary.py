@@ -101,7 +101,7 @@ def _traffic(summary: Summary) -> Table:
         table.add_row(_frames(counts), style="dim")
     if summary.label_bytes:
         table.add_row(Text("  labels, in the above", "dim"), Text(megabytes(summary.label_bytes), "dim"))
-    table.add_row("adapter averaging", megabytes(summary.adapter_bytes))
+    table.add_row("adapters", megabytes(summary.adapter_bytes))
     table.add_row("reports and verdicts", megabytes(summary.control_bytes))
     totals = {key: sum(counts[key] for counts in used.values()) for key in COUNTS[:3]}
     table.add_row("total", *_against(summary.wire_bytes, totals), style="bold")
