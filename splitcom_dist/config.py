@@ -162,9 +162,19 @@ class CheckpointConfig:
 
 
 @dataclass
+class LinkConfig:
+    """A slow link put between every client rank and the others, in the process; 0 leaves a side as it is."""
+
+    up_mbit: float = 0.0  # 10^6 bits a second from a client rank
+    down_mbit: float = 0.0  # and to it
+    delay_ms: float = 0.0  # one way
+
+
+@dataclass
 class RuntimeConfig:
     timeout_seconds: float = 300.0  # longest silence of a peer before it counts as lost
     threads: int = 0  # compute threads a rank; 0 shares the cores of this machine among its ranks
+    link: LinkConfig = field(default_factory=LinkConfig)
 
 
 @dataclass
@@ -182,7 +192,7 @@ class Config:
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    transport: str = "gloo"
+    transport: str = "gloo"  # of packets between clients and servers: gloo, or mpi (under mpirun)
     resume: str = "never"  # auto: go on with the run in --out, if there is one
 
 

@@ -23,7 +23,7 @@ CHOICES = {
     "control.name": ("fixed", "bang_bang", "ddpg", "byte_budget"),
     "control.ddpg.every": ("round", "epoch"),
     "telemetry.baseline_dtype": ("float16", "float32"),
-    "transport": ("gloo",),
+    "transport": ("gloo", "mpi"),
     "resume": ("never", "auto"),
 }
 AT_LEAST = {
@@ -66,11 +66,16 @@ AT_LEAST = {
     "eval.batch_size": 1,
     "runtime.timeout_seconds": 1,
     "runtime.threads": 0,
+    "runtime.link.up_mbit": 0,
+    "runtime.link.down_mbit": 0,
+    "runtime.link.delay_ms": 0,
 }
 
 
 def validate(config: Config) -> None:
     """Raise UserError for the first value that no run could use; names the key and the mend."""
+    if config.transport == "nccl":
+        raise UserError("transport=nccl: packets are made in host memory, which NCCL cannot send; choose gloo or mpi")
     for key, choices in CHOICES.items():
         if (value := lookup(config, key)) not in choices:
             raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")

@@ -43,7 +43,8 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
     signals.listen()
     logging.getLogger().handlers[:] = [logging.NullHandler()]  # until the run directory has a place for logs
     try:
-        world = World(place, layout_for(config, place.world_size), config.runtime.timeout_seconds)
+        layout = layout_for(config, place.world_size)
+        world = World(place, layout, config.runtime.timeout_seconds, config.transport, config.runtime.link)
     except SplitcomError as error:  # every rank meets the same mistake
         if place.rank == 0:
             print(f"error: {error}", file=sys.stderr)

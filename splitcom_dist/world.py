@@ -11,6 +11,11 @@ import torch
 import torch.distributed as dist
 
 from splitcom_dist.comm.failures import culprits, naming
+from splitcom_dist.comm.link import Transport
+from splitcom_dist.comm.mpi_p2p import MpiCommunicator, check_launcher, installed
+from splitcom_dist.comm.shaped import Link, ShapedTransport, hold
+from splitcom_dist.comm.torch_p2p import TorchTransport
+from splitcom_dist.config import LinkConfig
 from splitcom_dist.errors import PeerLost, UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
@@ -27,12 +32,24 @@ class World:
     transfers that are due now wait inside a collective or a receive.
     """
 
-    def __init__(self, place: Place, layout: Layout, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        place: Place,
+        layout: Layout,
+        timeout_seconds: float,
+        transport: str = "gloo",
+        link: LinkConfig | None = None,
+    ) -> None:
+        """Meet all other ranks; `transport` carries the packets of the edges, as over `link` where there is one."""
+        if transport == "mpi":
+            check_launcher(place, os.environ)
         self.place = place
         self.rank = place.rank
         self.layout = layout
         self.timeout = timeout_seconds
         self._last_beat = 0.0
+        self._link = link or LinkConfig()
+        self._up, self._down = self._links()
         meeting = find_rendezvous(place, os.environ, timeout_seconds)
         try:
             self._join(meeting)
@@ -41,6 +58,7 @@ class World:
                 f"cannot meet the other {place.world_size - 1} ranks at {meeting.address}:{meeting.port} "
                 f"within {timeout_seconds:.0f} s: {str(error).splitlines()[0]}"
             ) from None
+        self._mpi = self._join_mpi() if transport == "mpi" else None
 
     def _join(self, meeting: Rendezvous) -> None:
         patience = timedelta(seconds=self.timeout)
@@ -60,6 +78,39 @@ class World:
         self.gradient_group = (
             dist.new_group(list(layout.server_ranks), timeout=patience) if layout.server_rank_count > 1 else None
         )
+
+    def _join_mpi(self) -> MpiCommunicator:
+        """MPI waits without a timeout for ranks that never come, so all say first that they can."""
+        lacking = torch.zeros(self.layout.world_size, dtype=torch.int64)
+        lacking[self.rank] = not installed()
+        if ranks := self.sum_over_ranks(lacking).nonzero().flatten().tolist():
+            names = ", ".join(map(self.layout.name_of, ranks))
+            raise UserError(f"transport=mpi: no mpi4py on {names}: pip install 'splitcom-dist[mpi]', or transport=gloo")
+        with naming("a rank", range(self.layout.world_size), "the start of MPI"):
+            return MpiCommunicator(self.place, self.timeout)
+
+    def transport(self, client_rank: int) -> Transport:
+        """The channel from this rank to the other end of a client rank's edge."""
+        server = self.layout.server_of(client_rank)
+        peer = server if self.rank == client_rank else client_rank
+        transport: Transport
+        if self._mpi is not None:
+            transport = self._mpi.transport(peer, tag=client_rank)
+        else:
+            transport = TorchTransport(self.edge_groups[client_rank, server], peer)
+        if self._link == LinkConfig():
+            return transport
+        # What a client sends shares its uplink; what a server sends meets the downlink of the client it is for.
+        return ShapedTransport(transport, self._up if self.rank == client_rank else self._links()[1])
+
+    def hold(self, size: int, since: float) -> None:
+        """Make averaging, begun at `since`, last as long as `size` bytes take up and down this rank's link."""
+        if self._link != LinkConfig():
+            hold(size, since, self._up, self._down)
+
+    def _links(self) -> tuple[Link, Link]:
+        """Up and down."""
+        return Link(self._link.up_mbit, self._link.delay_ms), Link(self._link.down_mbit, self._link.delay_ms)
 
     def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
         """The element-wise sum of an int64 vector over all ranks; for small facts agreed at start and end."""
@@ -150,4 +201,7 @@ class World:
 
     def leave(self) -> None:
         """Close the groups; every rank has passed the same last point."""
+        if self._mpi is not None:
+            with naming("a rank", range(self.layout.world_size), "the end of MPI"):
+                self._mpi.close()
         dist.destroy_process_group()

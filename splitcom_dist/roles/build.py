@@ -8,7 +8,6 @@ from splitcom_dist.codec.ends import make_decoder, make_encoder
 from splitcom_dist.codec.labels import LabelSender
 from splitcom_dist.codec.prefix import KeyBook, PrefixTree
 from splitcom_dist.comm.link import Edge
-from splitcom_dist.comm.torch_p2p import TorchTransport
 from splitcom_dist.config import keyed_links, names_samples
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import is_upward
@@ -105,8 +104,7 @@ def _aggregator(context: Context, share: Share, directory: RunDirectory) -> Aggr
 
 def _edge(context: Context, client_rank: int, peer: int) -> Edge:
     world = context.world
-    group = world.edge_groups[client_rank, world.layout.server_of(client_rank)]
-    return Edge(TorchTransport(group, peer), world.layout.name_of(peer))
+    return Edge(world.transport(client_rank), world.layout.name_of(peer))
 
 
 def _flows(

@@ -166,6 +166,7 @@ class ClientRole:
         weight = sum(client.weight for client in clients)
         own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
         mean, total, size = self.averaging.mean(own, weight, world.averaging_group)
+        world.hold(size, started)
         for client in clients:
             unflatten_into(mean, client.adapter)
             client.weight = 0
