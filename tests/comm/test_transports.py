@@ -1,0 +1,182 @@
+"""The same packets over Gloo and over MPI, between real processes, and what is said when a peer is gone or silent."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import run_command
+from safetensors.torch import load_file
+from transport_ranks import SIZES, TIMEOUT
+
+from splitcom_dist.codec.wire import HEADER
+from splitcom_dist.config_files import load_config
+from splitcom_dist.errors import UserError
+from splitcom_dist.telemetry.hdf5 import read
+
+RANKS = Path(__file__).with_name("transport_ranks.py")
+ROOT = Path(__file__).resolve().parents[2]
+needs_mpi = pytest.mark.skipif(
+    shutil.which("mpirun") is None or find_spec("mpi4py") is None, reason="needs mpirun and mpi4py"
+)
+TRANSPORTS = ["gloo", pytest.param("mpi", marks=needs_mpi)]
+
+
+def environment() -> dict[str, str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    return os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
+
+
+def mpirun(ranks: int, *options: str) -> list[str]:
+    return ["mpirun", "--oversubscribe", *options, "-n", str(ranks), sys.executable]
+
+
+def run(commands: list[list[str]], variables: list[dict[str, str]], timeout: float = 150) -> tuple[list[int], str, str]:
+    """Run all at once, each in a group of its own that is ended with it; their exit codes, output and errors."""
+    started = [
+        subprocess.Popen(
+            command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        for command, own in zip(commands, variables, strict=True)
+    ]
+    try:
+        texts = [process.communicate(timeout=timeout) for process in started]
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    codes = [process.returncode for process in started]
+    return codes, "".join(text[0] for text in texts), "".join(text[1] for text in texts)
+
+
+def play(transport: str, scenario: str, *options: str) -> tuple[dict[int, dict[str, Any]], list[int], str]:
+    """Three ranks play a scenario: what each told, exit codes, and errors."""
+    arguments = [str(RANKS), transport, scenario]
+    if transport == "mpi":
+        codes, output, errors = run([[*mpirun(3, *options), *arguments]], [environment()])
+    else:
+        variables = environment()
+        each = [variables | {"RANK": str(rank), "WORLD_SIZE": "3"} for rank in range(3)]
+        codes, output, errors = run([[sys.executable, *arguments]] * 3, each)
+    told = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return {line["rank"]: line for line in told}, codes, errors
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_packets_of_every_size_arrive_whole_both_ways(transport: str) -> None:
+    told, codes, errors = play(transport, "packets")
+    assert set(codes) == {0}, errors
+    for rank in (0, 1):
+        assert told[rank]["counts"] == [[HEADER.size + size] * 2 for size in SIZES]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_both_ends_may_send_at_once_into_posted_buffers(transport: str) -> None:
+    told, codes, errors = play(transport, "crossing")
+    assert set(codes) == {0}, errors
+    for rank in (0, 1):
+        assert told[rank]["same"] == [True] * len(SIZES)
+        assert told[rank]["short"] == [0, 1, 2, 3, 7, 7, 7, 7, 7, 7]
+
+
+@needs_mpi
+def test_mpi_refuses_a_message_longer_than_the_buffer() -> None:
+    told, codes, errors = play("mpi", "longer")
+    assert set(codes) == {0}, errors
+    assert told[1]["error"] == "message: longer than what was due here"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_killed_peer_is_named_within_the_timeout(transport: str) -> None:
+    told, _, errors = play(transport, "killed", "--enable-recovery")
+    assert "rank 0 (client 0)" in told[1]["error"] and "during up_activation, step 1" in told[1]["error"], errors
+    assert told[1]["ranks"] == [0] and told[1]["seconds"] < TIMEOUT + 2
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(("scenario", "what"), [("silent", "up_activation"), ("unheard", "down_gradient")])
+def test_a_silent_peer_is_named_after_the_timeout_and_no_core_spins(scenario: str, what: str, transport: str) -> None:
+    told, _, errors = play(transport, scenario)
+    said = f"rank 0 (client 0) was silent for longer than runtime.timeout_seconds during {what}, step 1"
+    assert told[1]["error"] == said, errors
+    assert TIMEOUT - 0.5 < told[1]["seconds"] < TIMEOUT + 2
+    assert told[1]["busy"] < 0.5 * TIMEOUT
+
+
+@needs_mpi
+def test_mpirun_ends_every_rank_when_one_is_killed() -> None:
+    told, codes, errors = play("mpi", "killed")
+    assert codes != [0] and "signal 9" in errors
+    assert told.get(1, {"ranks": [0]})["ranks"] == [0], "whoever speaks first names the rank that is gone"
+
+
+@needs_mpi
+def test_a_run_over_mpi_is_the_run_over_gloo_byte_for_byte(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    values = {
+        "model.name": model_folders["gpt2"],
+        "data.train_samples": 24,
+        "data.validation_samples": 6,
+        "data.max_length": 100,
+        "roles.client_ranks": 2,
+        "fed.clients": 3,
+        "fed.every": 2,
+        "train.epochs": 2,
+        "train.batch_size": 4,
+        "runtime.threads": 1,
+        "telemetry.progress": "false",
+    }
+    arguments = ["train", *(f"{key}={value}" for key, value in values.items()), "codec=video"]
+    command = [*mpirun(4), "-m", "splitcom_dist", *arguments, "transport=mpi", "--out", str(tmp_path / "mpi")]
+    codes, output, errors = run([command], [environment()])
+    assert codes == [0], errors
+    assert output.count("perplexity") == 1, "the table is printed once"
+    own = run_command([*arguments, "--out", str(tmp_path / "gloo")])
+    assert own.code == 0, own.stderr
+    saved = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("mpi", "gloo")]
+    assert saved[0].keys() == saved[1].keys()
+    assert all(saved[0][name].equal(tensor) for name, tensor in saved[1].items())
+    rows = [read(tmp_path / name / "run.h5", "traffic") for name in ("mpi", "gloo")]
+    columns = [name for name in rows[0].dtype.names if not name.startswith("t_")]
+    assert len(rows[0]) and all(np.array_equal(rows[0][name], rows[1][name]) for name in columns)
+
+
+def test_mpi_without_mpirun_says_what_to_do(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    outcome = run_command(
+        ["train", f"model.name={model_folders['gpt2']}", "transport=mpi", "--out", str(tmp_path / "run")]
+    )
+    assert outcome.code == 2
+    lines = [line for line in outcome.stderr.splitlines() if not line.startswith("[W")]
+    assert len(lines) == 1 and "transport=mpi: splitcom started these ranks; start them with mpirun" in lines[0]
+
+
+@needs_mpi
+def test_mpi_without_mpi4py_names_the_ranks_that_lack_it() -> None:
+    hide = "from splitcom_dist import world; world.installed = lambda: False; import runpy, sys; "
+    play_it = f"sys.argv = ['', 'mpi', 'packets']; runpy.run_path({str(RANKS)!r}, run_name='__main__')"
+    codes, _, errors = run([[*mpirun(3), "-c", hide + play_it]], [environment()])
+    assert codes != [0]
+    assert "transport=mpi: no mpi4py on rank 0 (client 0), rank 1 (server), rank 2 (aggregator): pip install" in errors
+
+
+def test_nccl_is_refused_with_the_reason() -> None:
+    with pytest.raises(UserError, match=r"transport=nccl: packets are made in host memory.*choose gloo or mpi"):
+        load_config([], ["transport=nccl"])
+    with pytest.raises(UserError, match="transport=ucx: choose one of gloo, mpi"):
+        load_config([], ["transport=ucx"])
