@@ -62,12 +62,9 @@ class Edge:
         `expected.max_bytes` is ever allocated.
         """
         self.post()
-        started = time.perf_counter()
-        with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
-            assert self._posted is not None
-            self._posted.wait()
+        assert self._posted is not None
+        self._wait(self._posted, expected)
         self._posted = None
-        self.waited += time.perf_counter() - started
         header = parse_header(self._slot, expected)
         total = HEADER.size + header.body_bytes
         packet = self._slot[:total]
@@ -82,6 +79,11 @@ class Edge:
         if len(self._buffer) < total:
             self._buffer = torch.empty(total, dtype=torch.uint8)
         self._buffer[:SLOT] = self._slot
-        with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
-            self._transport.post_receive(self._buffer[SLOT:total]).wait()
+        self._wait(self._transport.post_receive(self._buffer[SLOT:total]), expected)
         return self._buffer[:total]
+
+    def _wait(self, pending: Pending, expected: Expected) -> None:
+        started = time.perf_counter()
+        with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
+            pending.wait()
+        self.waited += time.perf_counter() - started

@@ -70,7 +70,8 @@ class MpiCommunicator:
                 f"transport=mpi: {place.launcher} calls this rank {mine[0]} of {mine[1]}, "
                 f"MPI calls it {theirs[0]} of {theirs[1]}: start all ranks with one mpirun"
             )
-        self._communicator, request = everyone.Idup()
+        communicator, request = everyone.Idup()
+        self._communicator: MPI.Intracomm = communicator
         self.finish(request)
 
     def transport(self, peer: int, tag: int) -> "MpiTransport":
