@@ -14,10 +14,13 @@ id=splitcom$$ net=10.213.77 python=${PYTHON:-python3} pids=() extra=()
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
     trap '' EXIT INT TERM
-    kill "${pids[@]}" 2>/dev/null || true
-    (sleep 10 && kill -KILL "${pids[@]}") >/dev/null 2>&1 & # whoever does not heed the first
-    wait "${pids[@]}" 2>/dev/null || true
-    kill "$!" 2>/dev/null || true
+    kill "${pids[@]:1}" 2>/dev/null || true # the ranks, which checkpoint and leave; they need the store for that
+    for _ in $(seq 300); do
+        kill -0 "${pids[@]:1}" 2>/dev/null || break # none is left
+        sleep 0.1
+    done
+    kill -KILL "${pids[@]}" 2>/dev/null || true
+    wait
     for name in hub $(seq 0 $((clients - 1))); do ip netns del "$id-$name" 2>/dev/null || true; done # and their veths
 }
 trap clean_up EXIT

@@ -69,7 +69,7 @@ def script(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     yield process
     if process.poll() is None:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 def namespaces(process: subprocess.Popen[str]) -> list[str]:
@@ -103,7 +103,7 @@ def test_an_interrupt_ends_the_ranks_and_removes_the_namespaces(script: subproce
         time.sleep(0.2)
     assert len(namespaces(script)) == 2
     script.send_signal(signal.SIGTERM)
-    script.communicate(timeout=40)
+    script.communicate(timeout=60)
     assert script.returncode == 130
     assert namespaces(script) == []
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
