@@ -156,7 +156,7 @@ def test_a_shaped_run_trains_the_same_and_takes_the_time_that_its_bytes_need(
         return run_command(["train", *settings, *extra, "--out", str(tmp_path / name)])
 
     plain = train("plain")
-    link = ["runtime.link.up_mbit=2", "runtime.link.down_mbit=4", "runtime.link.delay_ms=30"]
+    link = ["runtime.link.up_mbit=0.4", "runtime.link.down_mbit=0.2", "runtime.link.delay_ms=30"]
     shaped = train("shaped", *link)
     assert (plain.code, shaped.code) == (0, 0), plain.stderr + shaped.stderr
     adapters = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("plain", "shaped")]
@@ -167,8 +167,8 @@ def test_a_shaped_run_trains_the_same_and_takes_the_time_that_its_bytes_need(
     waits = read(tmp_path / "shaped" / "run.h5", "train")
     rounds = read(tmp_path / "shaped" / "run.h5", "rounds")
     exchanges = len(sent) // 2
-    needed = up * 8 / 2e6 + down * 8 / 4e6 + exchanges * 2 * 0.03
+    needed = up * 8 / 4e5 + down * 8 / 2e5 + exchanges * 2 * 0.03
     of_clients = waits[np.isnan(waits["loss"])]["wait"].sum()
     assert needed - 0.01 <= of_clients < needed + 5, "the client waits for what it sent, and for the answer"
     for size, seconds in rounds[rounds["participants"] > 0][["bytes", "seconds"]]:
-        assert seconds >= size * 8 / 2e6 + size * 8 / 4e6 + 2 * 0.03 - 0.001
+        assert seconds >= size * 8 / 4e5 + size * 8 / 2e5 + 2 * 0.03 - 0.001
