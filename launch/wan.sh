@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # A run on this machine whose clients live behind slow links: every client rank in a network namespace of its own,
-# joined by a veth pair that tc slows, to a hub where server and aggregator are. Root only; cleans up after itself.
+# joined by a veth pair that tc slows, to a hub where servers and aggregator are. Root only; cleans up after itself.
 #
 #   CLIENTS=2 UP_MBIT=20 DOWN_MBIT=100 DELAY_MS=40 launch/wan.sh my.yaml codec=video --out runs/wan
 #
 # Everything clients send and receive is slowed: packets, adapters, reports. Where the kernel has no netem for the
 # delay, runtime.link.delay_ms gives it to packets and averaging inside the processes.
 set -euo pipefail
-clients=${CLIENTS:-2} up=${UP_MBIT:-20} down=${DOWN_MBIT:-100} delay=${DELAY_MS:-40} port=${PORT:-29500}
+clients=${CLIENTS:-2} servers=${SERVERS:-1}
+up=${UP_MBIT:-20} down=${DOWN_MBIT:-100} delay=${DELAY_MS:-40} port=${PORT:-29500}
 [ "$(id -u)" = 0 ] || { echo "error: launch/wan.sh makes network namespaces: run it as root" >&2; exit 2; }
-id=splitcom$$ net=10.213.77 python=${PYTHON:-python3} pids=() extra=()
+id=splitcom$$ net=10.213.77 python=${PYTHON:-python3} ranks=$((clients + servers + 1)) pids=() extra=()
 
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
@@ -49,7 +50,7 @@ for client in $(seq 0 $((clients - 1))); do
 done
 
 start() { # NAMESPACE DEVICE COMMAND...
-    MASTER_ADDR=$net.1 MASTER_PORT=$port WORLD_SIZE=$((clients + 2)) LOCAL_WORLD_SIZE=$((clients + 2)) \
+    MASTER_ADDR=$net.1 MASTER_PORT=$port WORLD_SIZE=$ranks LOCAL_WORLD_SIZE=$ranks \
         TORCHELASTIC_USE_AGENT_STORE=True GLOO_SOCKET_IFNAME=$2 ip netns exec "$id-$1" "${@:3}" &
     pids+=($!)
 }
@@ -57,9 +58,9 @@ store="import threading, torch.distributed as dist
 store = dist.TCPStore('$net.1', $port, is_master=True, wait_for_workers=False)
 threading.Event().wait()"
 start hub hub "$python" -c "$store" # in the hub, so that no client's link carries what the others ask it
-train=("$python" -m splitcom_dist train "$@" "roles.client_ranks=$clients" "${extra[@]}")
+train=("$python" -m splitcom_dist train "$@" "roles.client_ranks=$clients" "roles.server_ranks=$servers" "${extra[@]}")
 for client in $(seq 0 $((clients - 1))); do RANK=$client start "$client" wan "${train[@]}"; done
-for rank in $clients $((clients + 1)); do RANK=$rank start hub hub "${train[@]}"; done
+for rank in $(seq "$clients" $((ranks - 1))); do RANK=$rank start hub hub "${train[@]}"; done
 code=0
 for pid in "${pids[@]:1}"; do wait "$pid" || code=$?; done
 exit "$code"

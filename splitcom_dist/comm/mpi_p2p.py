@@ -1,7 +1,7 @@
 """Point-to-point over MPI: one communicator of our own, a tag an edge, messages are uint8 vectors.
 
-Only packets of the client-server edges travel here. Averaging and the servers' adapters are collectives and transfers
-of Gloo groups (reduce.py) and stay there, as does control. Nothing blocks inside MPI once the job is up: requests are
+Only packets of the client-server edges travel here. Averaging, the servers' sums of gradients and their adapters are
+collectives and transfers of Gloo groups (reduce.py, gradients.py) and stay there, as does control. Nothing blocks inside MPI once the job is up: requests are
 tested, with naps in between, until they are done or the timeout is over, so that a peer that is lost or silent becomes
 an error here. MPI itself gives no sign of a lost process; mpirun ends the job, unless told --enable-recovery.
 """
