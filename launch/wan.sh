@@ -20,7 +20,8 @@ clean_up() {
         kill -0 "${pids[@]:1}" 2>/dev/null || break # none is left
         sleep 0.1
     done
-    kill -KILL "${pids[@]}" 2>/dev/null || true
+    kill "${pids[@]:0:1}" 2>/dev/null || true
+    kill -KILL "${pids[@]:1}" 2>/dev/null || true
     wait
     for name in hub $(seq 0 $((clients - 1))); do ip netns del "$id-$name" 2>/dev/null || true; done # and their veths
 }

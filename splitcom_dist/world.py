@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from splitcom_dist.comm.failures import culprits, naming
 from splitcom_dist.comm.link import Transport
-from splitcom_dist.comm.mpi_p2p import MpiCommunicator, check_launcher, installed
+from splitcom_dist.comm.mpi_p2p import MpiCommunicator, available, check_launcher
 from splitcom_dist.comm.shaped import Link, ShapedTransport, hold
 from splitcom_dist.comm.torch_p2p import TorchTransport
 from splitcom_dist.config import LinkConfig
@@ -82,10 +82,13 @@ class World:
     def _join_mpi(self) -> MpiCommunicator:
         """MPI waits without a timeout for ranks that never come, so all say first that they can."""
         lacking = torch.zeros(self.layout.world_size, dtype=torch.int64)
-        lacking[self.rank] = not installed()
+        lacking[self.rank] = not available()
         if ranks := self.sum_over_ranks(lacking).nonzero().flatten().tolist():
             names = ", ".join(map(self.layout.name_of, ranks))
-            raise UserError(f"transport=mpi: no mpi4py on {names}: pip install 'splitcom-dist[mpi]', or transport=gloo")
+            raise UserError(
+                f"transport=mpi: mpi4py or its MPI library is missing on {names}: pip install 'splitcom-dist[mpi]' and "
+                "install Open MPI or MPICH there, or set transport=gloo"
+            )
         with naming("a rank", range(self.layout.world_size), "the start of MPI"):
             return MpiCommunicator(self.place, self.timeout)
 
@@ -201,7 +204,4 @@ class World:
 
     def leave(self) -> None:
         """Close the groups; every rank has passed the same last point."""
-        if self._mpi is not None:
-            with naming("a rank", range(self.layout.world_size), "the end of MPI"):
-                self._mpi.close()
         dist.destroy_process_group()

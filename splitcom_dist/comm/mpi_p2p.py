@@ -1,28 +1,27 @@
 """Point-to-point over MPI: one communicator of our own, a tag an edge, messages are uint8 vectors.
 
 Only packets of the client-server edges travel here. Averaging, the servers' sums of gradients and their adapters are
-collectives and transfers of Gloo groups (reduce.py, gradients.py) and stay there, as does control. Nothing blocks inside MPI once the job is up: requests are
-tested, with naps in between, until they are done or the timeout is over, so that a peer that is lost or silent becomes
-an error here. MPI itself gives no sign of a lost process; mpirun ends the job, unless told --enable-recovery.
+collectives and transfers of Gloo groups (reduce.py, gradients.py) and stay there, as does control. Requests are tested,
+with naps in between, until they are done or the timeout is over, so that a peer that is lost or silent becomes an error
+here. MPI itself gives no sign of a lost process; mpirun ends the job, unless told --enable-recovery.
 """
 
-import importlib.util
 import threading
 import time
 from collections.abc import Mapping
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from splitcom_dist.comm import mpi_world
 from splitcom_dist.errors import UserError, WireError
-from splitcom_dist.place import Place
+from splitcom_dist.place import MPI_SIGNS, Place
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-STARTED_BY_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")  # one of them: Open MPI, MPICH, srun --mpi=pmix
+STARTED_BY_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", *MPI_SIGNS)  # any of them
 FIRST_NAP, LONGEST_NAP = 10e-6, 1e-3  # seconds between two tests: short for what is due, no core taken for long waits
 
 
@@ -30,48 +29,32 @@ def check_launcher(place: Place, environment: Mapping[str, str]) -> None:
     """Raise UserError unless MPI started this process: MPI_Init would end it, or find a world of one rank."""
     if not any(variable in environment for variable in STARTED_BY_MPI):
         raise UserError(
-            f"transport=mpi: {place.launcher} started these ranks; start them with mpirun, one for every rank, "
+            f"transport=mpi: {place.launcher} started these ranks; start them with mpirun (launch/mpirun.sh), "
             "or set transport=gloo"
         )
 
 
-def installed() -> bool:
-    """Whether mpi4py is there; it is not imported, and MPI not initialised, before all ranks know that it is."""
-    return importlib.util.find_spec("mpi4py") is not None
-
-
-def _load() -> ModuleType:
-    """mpi4py.MPI, without the MPI_Init and MPI_Finalize of its own accord."""
+def available() -> bool:
+    """Whether mpi4py and an MPI library are there; nothing is initialised."""
     try:
-        import mpi4py
-
-        mpi4py.rc.initialize = mpi4py.rc.finalize = False
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise UserError(f"transport=mpi: mpi4py finds no MPI library, install one: {error}") from None
-    return MPI
+        mpi_world.load()
+    except UserError:
+        return False
+    return True
 
 
 class MpiCommunicator:
     """A duplicate of MPI_COMM_WORLD, made by all ranks together; calls into MPI come from one thread at a time."""
 
     def __init__(self, place: Place, timeout_seconds: float) -> None:
-        """Initialise MPI. Raises UserError if MPI counts ranks otherwise or is missing, RuntimeError on failure."""
+        """Initialise MPI if nobody has. Raises UserError if MPI counts ranks otherwise, RuntimeError on failure."""
+        world = mpi_world.join(timeout_seconds)
+        world.check(place.rank, place.world_size)
+        self._mpi = mpi_world.load()
         self._lock = threading.Lock()
         self._timeout = timeout_seconds
         self._abandoned: list[MPI.Request] = []  # MPI may still write to their buffers: these must stay alive
-        self._mpi = mpi = _load()
-        mpi.Init_thread(mpi.THREAD_SERIALIZED)
-        everyone = mpi.COMM_WORLD
-        everyone.Set_errhandler(mpi.ERRORS_RETURN)  # exceptions; the default ends the whole job at once
-        mine, theirs = (place.rank, place.world_size), (everyone.rank, everyone.size)
-        if mine != theirs:
-            raise UserError(
-                f"transport=mpi: {place.launcher} calls this rank {mine[0]} of {mine[1]}, "
-                f"MPI calls it {theirs[0]} of {theirs[1]}: start all ranks with one mpirun"
-            )
-        communicator, request = everyone.Idup()
-        self._communicator: MPI.Intracomm = communicator
+        self._communicator, request = world.communicator.Idup()
         self.finish(request)
 
     def transport(self, peer: int, tag: int) -> "MpiTransport":
@@ -104,11 +87,6 @@ class MpiCommunicator:
             if error.Get_error_class() == self._mpi.ERR_TRUNCATE:
                 raise WireError("message: longer than what was due here") from None
             raise  # a RuntimeError
-
-    def close(self) -> None:
-        """Leave MPI; all ranks call this, none of them with a request under way. Raises RuntimeError on timeout."""
-        self.finish(self._communicator.Ibarrier())  # Finalize has no timeout: enter it only together
-        self._mpi.Finalize()
 
 
 class MpiTransport:

@@ -145,7 +145,8 @@ def test_a_run_over_mpi_is_the_run_over_gloo_byte_for_byte(model_folders: dict[s
     }
     arguments = ["train", *(f"{key}={value}" for key, value in values.items()), "codec=video"]
     command = [*mpirun(4), "-m", "splitcom_dist", *arguments, "transport=mpi", "--out", str(tmp_path / "mpi")]
-    codes, output, errors = run([command], [environment()])
+    variables = {name: value for name, value in environment().items() if not name.startswith("MASTER_")}
+    codes, output, errors = run([command], [variables])  # MPI tells them where to meet, too
     assert codes == [0], errors
     assert output.count("perplexity") == 1, "the table is printed once"
     own = run_command([*arguments, "--out", str(tmp_path / "gloo")])
@@ -169,11 +170,12 @@ def test_mpi_without_mpirun_says_what_to_do(model_folders: dict[str, Path], tmp_
 
 @needs_mpi
 def test_mpi_without_mpi4py_names_the_ranks_that_lack_it() -> None:
-    hide = "from splitcom_dist import world; world.installed = lambda: False; import runpy, sys; "
+    hide = "from splitcom_dist import world; world.available = lambda: False; import runpy, sys; "
     play_it = f"sys.argv = ['', 'mpi', 'packets']; runpy.run_path({str(RANKS)!r}, run_name='__main__')"
     codes, _, errors = run([[*mpirun(3), "-c", hide + play_it]], [environment()])
     assert codes != [0]
-    assert "transport=mpi: no mpi4py on rank 0 (client 0), rank 1 (server), rank 2 (aggregator): pip install" in errors
+    missing = "transport=mpi: mpi4py or its MPI library is missing on rank 0 (client 0), rank 1 (server), rank 2"
+    assert missing in errors
 
 
 def test_nccl_is_refused_with_the_reason() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from splitcom_dist.codec.wire import HEADER, Expected, Header
 from splitcom_dist.comm.link import SLOT, Edge
+from splitcom_dist.ending import end_process
 from splitcom_dist.errors import PeerLost, WireError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import find_place
@@ -136,6 +137,7 @@ def main(transport: str, scenario: str) -> None:
     if together:
         world.sum_over_ranks(torch.zeros(1, dtype=torch.int64))
         world.leave()
+        end_process(0)  # finalises MPI
     os._exit(0)
 
 
