@@ -45,6 +45,8 @@ class RolesConfig:
 class FedConfig:
     clients: int = 3  # logical clients, at least one a client rank
     every: int = 10  # steps from one averaging of client adapters to the next
+    participation: float = 1.0  # share of the logical clients that is drawn for each such round, at least one
+    resident: int = 0  # logical clients that a rank keeps in memory, the others parked in the run directory; 0 = all
     adapter_quantizer: str = "none"  # of adapters on the wire: none (float32), or int8 with error feedback
 
 

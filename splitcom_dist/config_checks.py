@@ -37,6 +37,7 @@ AT_LEAST = {
     "roles.server_ranks": 1,
     "fed.clients": 1,
     "fed.every": 1,
+    "fed.resident": 0,
     "train.epochs": 1,
     "train.batch_size": 1,
     "train.lr": 0,
@@ -87,6 +88,13 @@ def validate(config: Config) -> None:
         raise UserError(
             f"fed.clients={config.fed.clients} is fewer than roles.client_ranks={config.roles.client_ranks}: "
             "every client rank needs a logical client; raise fed.clients or lower roles.client_ranks"
+        )
+    if not 0 < config.fed.participation <= 1:
+        raise UserError(f"fed.participation={config.fed.participation}: must be above 0 and at most 1")
+    if config.fed.participation < 1 and config.rest.policy != "never":
+        raise UserError(
+            f"rest.policy={config.rest.policy}: with fed.participation={config.fed.participation} a server has not "
+            "heard all samples that it would go on with; set fed.participation=1 or rest.policy=never"
         )
     if config.roles.server_ranks > config.roles.client_ranks:
         raise UserError(

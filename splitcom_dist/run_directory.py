@@ -47,9 +47,14 @@ class RunDirectory:
         """Where one end of a client's link keeps its references, if on disk."""
         return self.root / "references" / f"client_{client:05d}_{link}_{side}"
 
+    def parked(self, rank: int, client: int) -> Path:
+        """Where a rank lays the state of a logical client that it does not keep in memory."""
+        return self.root / "parked" / f"rank_{rank:05d}_client_{client:05d}.safetensors"
+
     def forget_references(self) -> None:
-        """Remove what references were on disk: they are of use to their own run only."""
-        shutil.rmtree(self.root / "references", ignore_errors=True)
+        """Remove what references and parked clients were on disk: they are of use to their own launch only."""
+        for name in ("references", "parked"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
 
     def rank_log(self, rank: int) -> Path:
         return self.root / "log" / f"rank_{rank:05d}.log"

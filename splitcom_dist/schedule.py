@@ -9,6 +9,8 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import TypeVar
 
+import numpy as np
+
 from splitcom_dist.attendance import Attendance, Mode
 from splitcom_dist.config import Config, RestConfig, head_trains
 from splitcom_dist.control.choice import decides_by_rounds
@@ -32,6 +34,8 @@ class Schedule:
     tails_train: bool = False  # the clients' tails, in epochs in which their heads do not
     decides_by_rounds: bool = False  # thresholds move after every round, not only after evaluations
     attendance: Attendance = field(default_factory=lambda: Attendance(RestConfig()))
+    participation: float = 1.0  # share of the logical clients that is drawn for each round
+    seed: int = 0  # of the draws
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -53,7 +57,20 @@ class Schedule:
     def active_clients(self, step: int) -> list[int]:
         """Logical clients that give a batch to this step, in the order of their turns."""
         batch = step % self.steps_per_epoch
-        return [client for client in range(self.layout.clients) if batch < self._batches(client)]
+        return [client for client in self.drawn(step) if batch < self._batches(client)]
+
+    def drawn(self, step: int) -> Sequence[int]:
+        """Logical clients that take part in the round of this step, ascending: all, or as many as the share says of
+        those that have a batch in its first step. What the others would have given to it is left out of the epoch."""
+        clients = range(self.layout.clients)
+        if self.participation == 1:
+            return clients
+        number, epoch = step // self.round_steps, self.epoch_of(step)  # an epoch may end in the middle of a number
+        first = max(number * self.round_steps, epoch * self.steps_per_epoch) % self.steps_per_epoch
+        waiting = [client for client in clients if first < self._batches(client)]
+        count = max(1, round(self.participation * len(clients)))
+        order = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, number, 1))).permutation(len(waiting))
+        return sorted(waiting[place] for place in order[:count])
 
     def turns(self, step: int, rank: int) -> list[int]:
         """The logical clients of a client rank in the order in which it runs them through one step."""
@@ -112,4 +129,6 @@ def schedule_for(config: Config, layout: Layout, shard_sizes: tuple[int, ...]) -
         tails_train=config.model.tail_layers > 0,
         attendance=Attendance(config.rest),
         decides_by_rounds=decides_by_rounds(config),
+        participation=config.fed.participation,
+        seed=config.train.seed,
     )

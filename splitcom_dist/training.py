@@ -68,6 +68,11 @@ class AdapterOptimizer:
             self._schedule.step()
         self._optimizer.zero_grad()
 
+    def catch_up(self, steps: int) -> None:
+        """Be at this step of the schedule: where most steps pass without this optimizer, its own say little of it."""
+        while self._schedule.last_epoch < steps:
+            self.rest()
+
     def step(self) -> None:
         """Clip, step, advance the schedule, and clear the gradients."""
         if self._max_grad_norm > 0:

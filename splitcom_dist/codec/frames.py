@@ -42,6 +42,10 @@ class Store(Protocol):
 
     def clear(self) -> None: ...
 
+    def close(self) -> None:
+        """Give memory back and remove files; the store is of no use afterwards."""
+        ...
+
 
 class Encoder(Stateful, Protocol):
     """The sending end. After every packet its store equals that of its decoder, bit for bit."""

@@ -71,6 +71,10 @@ class ReferenceStore:
         self._entries.clear()
         self.digest = 0
 
+    def close(self) -> None:
+        """Give the references up."""
+        self.clear()
+
     @property
     def nbytes(self) -> int:
         """Bytes of the references held."""

@@ -1,22 +1,25 @@
 """From configuration to a role: ties a rank's share of model and data to the links of its clients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from torch import nn
 
 from splitcom_dist.codec.ends import make_decoder, make_encoder
-from splitcom_dist.codec.labels import LabelSender
+from splitcom_dist.codec.labels import LabelCache, LabelSender
 from splitcom_dist.codec.prefix import KeyBook, PrefixTree
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.config import keyed_links, names_samples
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import is_upward
+from splitcom_dist.models.lora import flatten
 from splitcom_dist.models.split import trained_by_clients
 from splitcom_dist.roles.aggregator import AggregatorRole, WholeModel
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Incoming, Outgoing
 from splitcom_dist.roles.logical_client import LogicalClient
+from splitcom_dist.roles.roster import Member, Roster
 from splitcom_dist.roles.server import ServedClient, ServerRole
 from splitcom_dist.roles.share import Share
 from splitcom_dist.roles.standard_server import StandardServerRole
@@ -27,6 +30,7 @@ from splitcom_dist.telemetry.progress import make_progress
 from splitcom_dist.training import AdapterOptimizer
 
 Role = ClientRole | ServerRole | AggregatorRole
+M = TypeVar("M", bound=Member)
 
 
 def build_role(context: Context, share: Share, directory: RunDirectory) -> Role:
@@ -43,12 +47,20 @@ def _client(context: Context, share: Share, directory: RunDirectory) -> ClientRo
     world = context.world
     edge = _edge(context, world.rank, peer=world.layout.server_of(world.rank))
     trained = [parameter for part in trained_by_clients(context.config) for parameter in share.adapter(part)]
-    clients = [
-        _logical_client(context, number, samples, trained, edge, directory) for number, samples in share.shards.items()
-    ]
+    start = flatten(trained)
+    clients = _roster(
+        context,
+        directory,
+        lambda number: _logical_client(context, number, share.shards[number], trained, edge, directory),
+    )
     if "tail" in share.parts:
-        return UClientRole(context, share.parts["head"], share.parts["tail"], edge, clients)
-    return ClientRole(context, share.parts["head"], edge, clients)
+        return UClientRole(context, share.parts["head"], share.parts["tail"], edge, clients, start)
+    return ClientRole(context, share.parts["head"], edge, clients, start)
+
+
+def _roster(context: Context, directory: RunDirectory, make: Callable[[int], M]) -> Roster[M]:
+    rank = context.world.rank
+    return Roster(make, context.config.fed.resident, lambda number: directory.parked(rank, number))
 
 
 def _logical_client(
@@ -81,16 +93,17 @@ def _server(context: Context, share: Share, directory: RunDirectory) -> ServerRo
         for client_rank, server in layout.edges()
         if server == world.rank
     }
-    clients = {}
-    for number in range(layout.clients):
-        if layout.rank_of(number) in edges:
-            edge = edges[layout.rank_of(number)]
-            outgoing, incoming = _flows(context, number, edge, directory, sends_up=False)
-            book = KeyBook() if names_samples(context.config) else None
-            clients[number] = ServedClient(number, edge, incoming, outgoing, book)
+
+    def served(number: int) -> ServedClient:
+        edge = edges[layout.rank_of(number)]
+        outgoing, incoming = _flows(context, number, edge, directory, sends_up=False)
+        book = KeyBook() if names_samples(context.config) else None
+        labels = None if context.config.model.tail_layers else LabelCache(context.source.vocabulary)
+        return ServedClient(number, edge, incoming, outgoing, book, labels)
+
     progress = make_progress(context.config.telemetry.progress and world.rank == layout.first_server)
     kind = UServerRole if context.config.model.tail_layers else StandardServerRole
-    return kind(context, share.parts["body"], share.adapter("body"), clients, progress)
+    return kind(context, share.parts["body"], share.adapter("body"), _roster(context, directory, served), progress)
 
 
 def _aggregator(context: Context, share: Share, directory: RunDirectory) -> AggregatorRole:

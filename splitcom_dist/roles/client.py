@@ -20,22 +20,29 @@ from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.context import Context
-from splitcom_dist.roles.flows import Outgoing, Packet
+from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.logical_client import LogicalClient
+from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.verdicts import await_verdict, report
-from splitcom_dist.state import State, Stateful, gathered, spread
+from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
 from splitcom_dist.telemetry.records import record_event, record_round, record_training
 
 
 class ClientRole:
     """Blocks 0..cut_layer-1 and the text of its logical clients. `edge` leads to its server."""
 
-    def __init__(self, context: Context, head: PreTrainedModel, edge: Edge, clients: Sequence[LogicalClient]) -> None:
+    def __init__(
+        self, context: Context, head: PreTrainedModel, edge: Edge, clients: Roster[LogicalClient], start: Tensor
+    ) -> None:
+        """`start` (n,) is the adapter before training."""
         self.context = context
         self.head = head
         self.edge = edge
-        self.clients = {client.id: client for client in clients}
-        self.averaging = make_averaging(context.config.fed.adapter_quantizer, flatten(clients[0].adapter))
+        self.clients = clients
+        self.averaging = make_averaging(context.config.fed.adapter_quantizer, start)
+        self.mean = start  # the newest one, from which everybody goes on who has not trained since
+        self.weights: dict[int, int] = {}  # target tokens of those who have, by client
+        self.lr = context.config.train.lr  # of the client that had the last turn
 
     @property
     def holds(self) -> nn.Module:
@@ -47,23 +54,27 @@ class ClientRole:
         if not self.context.course.resumes:
             self.take_verdict(-1)  # on the model before training
         for step in self.context.course.steps(self):
-            for client in schedule.turns(step, world.rank):
-                self.train(self.clients[client], step)
+            for number in schedule.turns(step, world.rank):
+                self.train(self.clients[number], step)
             if schedule.averages_after(step):
                 self.average(step)
             if schedule.decides_after(step):
-                report(self.context, step, next(iter(self.clients.values())).optimizer.lr, self.outgoing())
+                report(self.context, step, self.lr, self.clients)
                 self.take_verdict(step)
 
     def state(self) -> State:
-        return gathered(self._memory)
+        told = {"weights": self.weights, "lr": self.lr}
+        return {**gathered(self._memory), "mean": self.mean, "facts": facts(told)}
 
     def load(self, state: State) -> None:
         spread(state, self._memory)
+        told = read_facts(state["facts"])
+        self.mean, self.lr = state["mean"].clone(), told["lr"]
+        self.weights = {int(number): weight for number, weight in told["weights"].items()}
 
     @property
     def _memory(self) -> dict[str, Stateful]:
-        return {"averaging": self.averaging, **{f"client_{number}": client for number, client in self.clients.items()}}
+        return {"averaging": self.averaging, "clients": self.clients}
 
     def train(self, client: LogicalClient, step: int) -> None:
         """One batch of one logical client: head forward, exchange with the server, head backward, optimizer step."""
@@ -71,14 +82,19 @@ class ClientRole:
         samples = self.context.schedule.batch(client.samples, client.id, step, self.context.config.train.seed)
         batch = collate(samples)
         targets = sum(map(len, batch.targets))
+        if self.context.schedule.participation < 1:
+            client.optimizer.catch_up(step)
         lr = client.optimizer.lr
+        if client.id not in self.weights:
+            unflatten_into(self.mean, client.adapter)
         client.enter()
         loss = self.turn(client, samples, batch, step)
         if self.trains(step):
             client.step(targets)
-            client.weight += targets
+            self.weights[client.id] = self.weights.get(client.id, 0) + targets
         else:
             client.rest()
+        self.lr = client.optimizer.lr
         waited = self.edge.waited - waited
         tokens = int(batch.lengths.sum())
         self.context.ledger.trained(tokens)
@@ -158,27 +174,29 @@ class ClientRole:
         )
 
     def average(self, step: int) -> None:
-        """Replace every client's adapter by the mean over all clients, weighted by target tokens."""
-        world, clients = self.context.world, self.clients.values()
+        """The mean over all clients that have trained since the last one, weighted by target tokens: all go on from
+        it."""
+        world = self.context.world
         world.announce(f"round/{step}")  # the aggregator waits for this, not inside the reduction
         started = time.perf_counter()
-        weighted = torch.stack([client.weight * flatten(client.adapter) for client in clients]).sum(dim=0)
-        weight = sum(client.weight for client in clients)
+        weighted, weight = torch.zeros_like(self.mean), sum(self.weights.values())
+        for number in sorted(self.weights):
+            weighted += self.weights[number] * flatten(self.adapter_of(number))
         own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
-        mean, total, size = self.averaging.mean(own, weight, world.averaging_group)
+        self.mean, total, size = self.averaging.mean(own, weight, world.averaging_group)
         world.hold(size, started)
-        for client in clients:
-            unflatten_into(mean, client.adapter)
-            client.weight = 0
+        participants = len(self.weights)
+        self.weights.clear()
         self.context.ledger.adapters(size)
         epoch = self.context.schedule.epoch_of(step)
         seconds = time.perf_counter() - started
-        record_round(self.context.log, step, epoch, len(clients), total, size, seconds)
+        record_round(self.context.log, step, epoch, participants, total, size, seconds)
+
+    def adapter_of(self, number: int) -> Sequence[Tensor]:
+        """The adapter of a client that has trained, in memory or parked."""
+        client = self.clients.get(number)
+        return LogicalClient.adapter_in(self.clients.peek(number)) if client is None else client.adapter
 
     def take_verdict(self, step: int) -> None:
         """Wait for the aggregator's decision; it brings the thresholds from now on."""
-        await_verdict(self.context, step, self.outgoing())
-
-    def outgoing(self) -> list[Outgoing]:
-        """The sending ends of all its clients."""
-        return [flow for client in self.clients.values() for flow in client.outgoing.values()]
+        await_verdict(self.context, step, self.clients)

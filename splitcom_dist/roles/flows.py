@@ -84,6 +84,9 @@ class Outgoing:
         spread(state, {"encoder": self.encoder, "drift": self.drift})
         self.encoder.theta = read_facts(state["facts"])["theta"]
 
+    def close(self) -> None:
+        self.encoder.store.close()
+
     def spare(self, step: int, visit: Visit) -> None:
         """Book a batch of which nothing crosses: the baselines would have sent it."""
         self.context.ledger.sent(nothing_of(self.link, self.client, step, visit), 0, 0, 0.0, 0.0)
@@ -175,6 +178,9 @@ class Incoming:
 
     def load(self, state: State) -> None:
         self.decoder.load(state)
+
+    def close(self) -> None:
+        self.decoder.store.close()
 
     def refuse(self, packet: Packet) -> None:
         """Drop our references: the packet was made over others."""

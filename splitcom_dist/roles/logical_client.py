@@ -11,7 +11,7 @@ from splitcom_dist.codec.prefix import PrefixTree
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.roles.flows import Incoming, Outgoing
-from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
+from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.training import AdapterOptimizer
 
 
@@ -36,7 +36,6 @@ class LogicalClient:
         self.incoming = incoming
         self.labels = labels
         self.tree = tree
-        self.weight = 0  # target tokens since the last averaging
         self.adapter: list[Tensor] = [parameter.data.clone() for parameter in parameters]
         self._parameters = list(parameters)
 
@@ -73,14 +72,24 @@ class LogicalClient:
     def state(self) -> State:
         """Everything but the samples: they are read anew."""
         adapter = {f"adapter.{index}": tensor for index, tensor in enumerate(self.adapter)}
-        return {**gathered(self._memory), **adapter, "facts": facts({"weight": self.weight})}
+        return {**gathered(self._memory), **adapter}
 
     def load(self, state: State) -> None:
         """Go on as the client that gave `state`."""
         spread(state, self._memory)
-        for index, tensor in enumerate(self.adapter):
-            tensor.copy_(state[f"adapter.{index}"])
-        self.weight = read_facts(state["facts"])["weight"]
+        for tensor, kept in zip(self.adapter, self.adapter_in(state), strict=True):
+            tensor.copy_(kept)
+
+    def close(self) -> None:
+        """Give up the files of its references."""
+        flows: list[Outgoing | Incoming] = [*self.outgoing.values(), *self.incoming.values()]
+        for flow in flows:
+            flow.close()
+
+    @staticmethod
+    def adapter_in(state: State) -> list[Tensor]:
+        """The adapter in what `state` gave."""
+        return [state[f"adapter.{index}"] for index in range(sum(key.startswith("adapter.") for key in state))]
 
     @property
     def _memory(self) -> dict[str, Stateful]:

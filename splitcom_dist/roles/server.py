@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.attendance import Mode
+from splitcom_dist.codec.labels import LabelCache
 from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.gradients import StepTotals, sum_gradients
@@ -25,6 +26,7 @@ from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Incoming, Outgoing, Packet
+from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.verdicts import await_verdict, report
 from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.telemetry.progress import Progress
@@ -41,6 +43,7 @@ class ServedClient:
     incoming: Mapping[str, Incoming]
     outgoing: Mapping[str, Outgoing]
     book: KeyBook | None  # its samples, and the keys of their positions; None where the run has no use for them
+    labels: LabelCache | None  # target ids of its samples; None in the U-shape: they stay with the client
 
     def state(self) -> State:
         return gathered(self._memory)
@@ -50,8 +53,18 @@ class ServedClient:
 
     @property
     def _memory(self) -> dict[str, Stateful]:
-        book = {} if self.book is None else {"book": self.book}
-        return {**self.incoming, **self.outgoing, **book}
+        kept = {"book": self.book, "labels": self.labels}
+        return {
+            **self.incoming,
+            **self.outgoing,
+            **{name: part for name, part in kept.items() if part is not None},
+        }
+
+    def close(self) -> None:
+        """Give up the files of its references."""
+        flows: list[Outgoing | Incoming] = [*self.outgoing.values(), *self.incoming.values()]
+        for flow in flows:
+            flow.close()
 
     def forget_received(self) -> None:
         """Start the first link afresh, and whatever else was kept by its keys."""
@@ -81,7 +94,7 @@ class ServerRole(ABC):
         context: Context,
         model: PreTrainedModel,
         parameters: Sequence[nn.Parameter],
-        clients: dict[int, ServedClient],
+        clients: Roster[ServedClient],
         progress: Progress,
     ) -> None:
         self.context = context
@@ -108,7 +121,7 @@ class ServerRole(ABC):
                 if schedule.evaluates_after(step) and self.speaks_for_all:
                     self.send_adapter(step)
                 if schedule.decides_after(step):
-                    report(self.context, step, self.optimizer.lr, self.outgoing())
+                    report(self.context, step, self.optimizer.lr, self.clients)
                     self.context.log.flush()
                     self.take_verdict(step)
         finally:
@@ -125,8 +138,7 @@ class ServerRole(ABC):
 
     @property
     def _memory(self) -> dict[str, Stateful]:
-        clients = {f"client_{number}": client for number, client in self.clients.items()}
-        return {"optimizer": self.optimizer, "sending": self.sending, **clients}
+        return {"optimizer": self.optimizer, "sending": self.sending, "clients": self.clients}
 
     @abstractmethod
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
@@ -137,7 +149,7 @@ class ServerRole(ABC):
         started = time.perf_counter()
         turns: list[Turn] = []
         for numbers in self.context.schedule.waves(step, self.context.world.rank):
-            wave = [self.clients[number] for number in numbers]
+            wave = self.clients.present(numbers)
             if not self.opens(step):
                 for client in wave:
                     client.edge.post()
@@ -145,10 +157,13 @@ class ServerRole(ABC):
         arrived = time.perf_counter()
         totals = self.sum_over_servers(turns, step)
         waited = sum(turn.waited for turn in turns) + time.perf_counter() - arrived
+        lr = self.optimizer.lr
+        if not totals.targets:  # nobody who was drawn for this round has a batch left
+            self.optimizer.rest()
+            return
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad /= totals.targets  # until here it is the gradient of the summed loss
-        lr = self.optimizer.lr
         self.optimizer.step()
         for turn in turns:
             self.book(turn, step, lr)
@@ -243,10 +258,6 @@ class ServerRole(ABC):
 
     def take_verdict(self, step: int) -> None:
         """Wait for the aggregator's decision and show its evaluation, if there was one."""
-        ppl = await_verdict(self.context, step, self.outgoing())
+        ppl = await_verdict(self.context, step, self.clients)
         if ppl is not None:
             self.progress.evaluated(self.context.schedule.epoch_of(step), ppl)
-
-    def outgoing(self) -> list[Outgoing]:
-        """The sending ends of all its clients."""
-        return [flow for client in self.clients.values() for flow in client.outgoing.values()]

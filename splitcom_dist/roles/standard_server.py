@@ -1,31 +1,19 @@
 """The server of the standard shape: all deep blocks and the LM head; labels cross once a sample and are cached."""
 
 import time
-from functools import cached_property
 
 from torch import Tensor
 
-from splitcom_dist.codec.labels import LabelCache
 from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.loss import check_finite, token_loss
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.server import ServedClient, ServerRole, Turn
-from splitcom_dist.state import Stateful
 
 
 class StandardServerRole(ServerRole):
     """Blocks cut_layer.. and the LM head."""
-
-    @cached_property
-    def labels(self) -> dict[int, LabelCache]:
-        """Target ids of every client's samples, by client."""
-        return {number: LabelCache(self.context.source.vocabulary) for number in self.clients}
-
-    @property
-    def _memory(self) -> dict[str, Stateful]:
-        return {**super()._memory, **{f"labels_{number}": cache for number, cache in self.labels.items()}}
 
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
         return [self.serve_one(client, step) for client in wave]
@@ -35,7 +23,8 @@ class StandardServerRole(ServerRole):
         started, waited, packet = time.perf_counter(), client.edge.waited, None
         if self.opens(step):
             visit, rows = self.recalled(client, step)
-            targets = self.labels[client.number].recall(visit.samples)
+            assert client.labels is not None
+            targets = client.labels.recall(visit.samples)
         else:
             packet = self.receive_activation(client, step)
             visit, targets = packet.visit, self.targets(client, packet)
@@ -56,9 +45,9 @@ class StandardServerRole(ServerRole):
 
     def targets(self, client: ServedClient, packet: Packet) -> list[Tensor]:
         """Target ids a sample, from the packet or from an earlier visit."""
+        assert client.labels is not None
         try:
-            labels = packet.sections["labels"]
-            return self.labels[client.number].unpack(labels, packet.visit.samples, packet.visit.lengths)
+            return client.labels.unpack(packet.sections["labels"], packet.visit.samples, packet.visit.lengths)
         except WireError as error:
             raise packet.expected.error("body", str(error)) from None
 

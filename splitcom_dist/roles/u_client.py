@@ -15,6 +15,7 @@ from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.logical_client import LogicalClient
+from splitcom_dist.roles.roster import Roster
 
 
 class UClientRole(ClientRole):
@@ -26,9 +27,10 @@ class UClientRole(ClientRole):
         head: PreTrainedModel,
         tail: PreTrainedModel,
         edge: Edge,
-        clients: Sequence[LogicalClient],
+        clients: Roster[LogicalClient],
+        start: Tensor,
     ) -> None:
-        super().__init__(context, head, edge, clients)
+        super().__init__(context, head, edge, clients, start)
         self.tail = tail
 
     @property

@@ -1,7 +1,8 @@
 """What ranks tell the aggregator at a decision, and the verdict it answers with: perplexity and thresholds."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -10,42 +11,37 @@ from splitcom_dist.control.controller import Decision, LinkUse
 from splitcom_dist.links import LINKS
 from splitcom_dist.metrics.perplexity import Perplexity
 from splitcom_dist.roles.context import Context
-from splitcom_dist.roles.flows import Outgoing
+from splitcom_dist.roles.roster import Roster
 from splitcom_dist.state import State, facts, read_facts
 from splitcom_dist.telemetry.ledger import named_totals
 
 
-def report(context: Context, step: int, lr: float, flows: Iterable[Outgoing]) -> None:
+def report(context: Context, step: int, lr: float, clients: Roster[Any]) -> None:
     """A client's or server's word at a decision: its books so far, and how fast its values drift."""
     ledger, world = context.ledger, context.world
-    drift: dict[str, list[float]] = {}
-    for flow in flows:
-        known, taken = drift.get(flow.link, [0.0, 0]), flow.drift.take()
-        drift[flow.link] = [known[0] + taken[0], known[1] + taken[1]]
     text = json.dumps(
         {
             "totals": ledger.totals().tolist(),
             "loss": ledger.loss,
             "targets": ledger.loss_targets,
             "lr": lr,
-            "drift": drift,
+            "drift": clients.take_drift(),
         }
     )
     world.announce(f"report/{step}/{world.rank}", text)
     ledger.control(len(text))
 
 
-def await_verdict(context: Context, step: int, flows: Iterable[Outgoing]) -> float | None:
+def await_verdict(context: Context, step: int, clients: Roster[Any]) -> float | None:
     """Wait for the aggregator's verdict and take it; returns the perplexity, if it evaluated.
 
-    It sets the thresholds of `flows`, and what heads do from now on.
+    It sets the thresholds of `clients`, and what heads do from now on.
 
     While the aggregator makes progress this may take any time.
     """
     world = context.world
     verdict = json.loads(world.wait_for(f"verdict/{step}", [world.layout.aggregator_rank], "a verdict"))
-    for flow in flows:
-        flow.encoder.theta = verdict["theta"].get(flow.link, flow.encoder.theta)
+    clients.hear(verdict["theta"])
     if "mode" in verdict:
         context.schedule.attendance.hear(Mode(verdict["mode"]))
     ppl: float | None = verdict["ppl"]

@@ -54,6 +54,10 @@ class Drift:
         self._sum, self._count = 0.0, 0
         return taken
 
+    def put_back(self, total: float, count: int) -> None:
+        """What `take` gave is still to be asked for."""
+        self._sum, self._count = total, count
+
     def state(self) -> State:
         """What `load` needs to go on exactly here."""
         ages = torch.tensor([*self._ages.items()], dtype=torch.int64).view(-1, 2)
