@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from splitcom_dist.config import Config
 from splitcom_dist.errors import UserError
 
+MANY = 16  # clients of one rank
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -41,10 +43,11 @@ class Layout:
         return "aggregator" if rank == self.aggregator_rank else "server"
 
     def name_of(self, rank: int) -> str:
-        """The rank as errors and tables call it: `rank 1 (client 1,4)`."""
+        """The rank as errors and tables call it: `rank 1 (client 1,4)`; of very many clients not every one."""
         role = self.role_of(rank)
         if role == "client":
-            role += " " + ",".join(map(str, self.clients_of(rank)))
+            names = [*map(str, self.clients_of(rank))]
+            role += " " + ",".join(names if len(names) <= MANY else [*names[:3], "..", names[-1]])
         return f"rank {rank} ({role})"
 
     def clients_of(self, rank: int) -> list[int]:

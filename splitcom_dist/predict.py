@@ -21,6 +21,7 @@ from splitcom_dist.config import Config, LinkCodecConfig, head_trains, names_sam
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import LINKS, is_upward, links_of
 from splitcom_dist.models.sources import ModelSource
+from splitcom_dist.predict_partial import Visits, walk
 from splitcom_dist.schedule import Schedule
 
 
@@ -38,6 +39,9 @@ def predict_links(
     config: Config, source: ModelSource, schedule: Schedule, shards: Mapping[int, Sequence[Sample]]
 ) -> dict[str, LinkBytes]:
     """Bytes of every link, labels included."""
+    if schedule.participation < 1:
+        visits = walk(schedule, shards)
+        return {link: _predict_partial(config, link, source, visits) for link in links_of(config.model.tail_layers)}
     batches = [
         len(shards[client][start : start + schedule.batch_size])
         for client in shards
@@ -62,10 +66,27 @@ def predict_adapters(config: Config, schedule: Schedule, of_clients: int, of_ser
     servers = len(schedule.layout.server_ranks)
     gradients = len(steps) * servers * gradient_bytes(of_servers) if servers > 1 else 0
     if config.fed.adapter_quantizer == "int8":
-        averaging = (ranks + 1) * ANNOUNCEMENT + ranks * packet_bytes(of_clients)
-        return averagings * averaging + gradients + evaluations * (CHECKSUM + packet_bytes(of_servers))
+        packets = _packets(schedule) * packet_bytes(of_clients)
+        return (
+            averagings * (ranks + 1) * ANNOUNCEMENT
+            + packets
+            + gradients
+            + evaluations * (CHECKSUM + packet_bytes(of_servers))
+        )
     # Each gives a weight along, and the aggregator, which only listens, as much as the others.
     return averagings * (ranks + 1) * 4 * (of_clients + 1) + gradients + evaluations * 4 * of_servers
+
+
+def _packets(schedule: Schedule) -> int:
+    """Shares of averages over the whole run: a rank none of whose clients has trained since the last gives none."""
+    packets, trained = 0, set[int]()
+    for step in range(schedule.total_steps):
+        if schedule.tails_train or schedule.mode(step) is Mode.TRAIN:
+            trained |= {schedule.layout.rank_of(client) for client in schedule.active_clients(step)}
+        if schedule.averages_after(step):
+            packets += len(trained)
+            trained.clear()
+    return packets
 
 
 def _predict(
@@ -87,6 +108,21 @@ def _predict(
     )
 
 
+def _predict_partial(config: Config, link: str, source: ModelSource, visits: Visits) -> LinkBytes:
+    """Where heads never rest, so that every epoch is like another."""
+    row = source.hidden_size * getattr(torch, config.telemetry.baseline_dtype).itemsize
+    codec, count = getattr(config.codec, link), len(visits.first) + len(visits.later)
+    first, _ = _epoch_bytes(codec, config, source, visits.batches, visits.first)
+    _, later = _epoch_bytes(codec, config, source, [], visits.later)
+    busy, told = _busy_epochs(config, link, epochs=1)[1]
+    whole = (busy + told) * len(visits.batches) * HEADER.size
+    if link == LINKS[0]:
+        whole += _naming_bytes(config, count, len(visits.first))
+        whole += _label_bytes(config, source, visits.first, visits.counted)
+    least, most = (whole + busy * (first[bound] + later[bound]) for bound in (0, 1))
+    return LinkBytes(count * config.data.max_length * row, visits.positions * row, least, most)
+
+
 def _busy_epochs(config: Config, link: str, epochs: int) -> list[tuple[int, int]]:
     """At least and at most: epochs in which values cross on a link, and such in which headers alone do."""
     if link in ("down_activation", "up_gradient"):
@@ -101,12 +137,19 @@ def _busy_epochs(config: Config, link: str, epochs: int) -> list[tuple[int, int]
 
 def _opening_bytes(config: Config, source: ModelSource, samples: Sequence[Sample], epochs: int) -> int:
     """What names the batches of so many epochs, and in the standard shape every label once."""
+    named = _naming_bytes(config, epochs * len(samples), len(samples))
+    return named + _label_bytes(config, source, samples, len(samples))
+
+
+def _naming_bytes(config: Config, visits: int, samples: int) -> int:
     entry = max_manifest_bytes(1) // 2
-    size = epochs * len(samples) * entry + (len(samples) * entry if names_samples(config) else 0)
-    if config.model.tail_layers:
-        return size
+    return visits * entry + (samples * entry if names_samples(config) else 0)
+
+
+def _label_bytes(config: Config, source: ModelSource, samples: Sequence[Sample], counted: int) -> int:
+    """Every label once, in batches of so many samples; none in the U-shape."""
     targets = sum(len(sample.tokens) - sample.target_start for sample in samples)
-    return size + max_label_bytes(len(samples), targets, source.vocabulary)
+    return 0 if config.model.tail_layers else max_label_bytes(counted, targets, source.vocabulary)
 
 
 def _epoch_bytes(

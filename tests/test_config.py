@@ -54,6 +54,8 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("fed.clients=2", "fed.clients=2 is fewer than roles.client_ranks=3"),
         ("codec.up_activation.theta=1.5", "a cosine lies between -1 and 1"),
         ("codec.up_activation.gate=once", "go together"),
+        ("fed.participation=0", "must be above 0 and at most 1"),
+        ("fed.resident=-1", "fed.resident=-1: must be at least 0"),
         ("lora.dropout=1", "lora.dropout=1.0: must be at least 0 and below 1"),
         ("data.path=/silo/{client}", "data.validation_path"),
         ("train.lr=nan", "train.lr=nan: must be at least 0"),

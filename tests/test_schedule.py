@@ -1,5 +1,8 @@
 """The order of transfers is the same on both ends, for every layout, and cannot deadlock."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +37,8 @@ def schedules(draw: st.DrawFn) -> Schedule:
                 epochs=draw(st.integers(0, 2)),
             )
         ),
+        participation=draw(st.sampled_from([1.0, 0.5, 0.1])),
+        seed=draw(st.integers(0, 3)),
     )
 
 
@@ -129,13 +134,38 @@ def test_waves_serve_every_active_client_once_and_no_rank_twice_in_a_wave(schedu
 
 
 @given(schedule=schedules())
-def test_an_epoch_visits_every_sample_exactly_once(schedule: Schedule) -> None:
+def test_an_epoch_visits_every_sample_exactly_once_if_all_take_part(schedule: Schedule) -> None:
+    schedule = replace(schedule, participation=1.0)
     for client, size in enumerate(schedule.shard_sizes):
         visited = []
         for step in range(schedule.steps_per_epoch):
             if client in schedule.active_clients(step):
                 visited += schedule.batch(range(size), client, step, seed=1)
         assert sorted(visited) == list(range(size))
+
+
+@given(schedule=schedules())
+def test_a_round_draws_its_share_of_those_who_have_a_batch_at_its_beginning(schedule: Schedule) -> None:
+    everybody = replace(schedule, participation=1.0)
+    begins = True
+    for step in range(schedule.total_steps):
+        if begins:
+            waiting, drawn = everybody.active_clients(step), schedule.active_clients(step)
+            share = max(1, round(schedule.participation * len(schedule.shard_sizes)))
+            assert len(drawn) == min(len(waiting), share) and set(drawn) <= set(waiting)
+        assert schedule.active_clients(step) == [
+            client for client in everybody.active_clients(step) if client in drawn or schedule.participation == 1
+        ]
+        begins = (step + 1) % schedule.round_steps == 0 or (step + 1) % schedule.steps_per_epoch == 0
+
+
+def test_draws_differ_by_round_epoch_and_seed_and_reach_everybody_alike() -> None:
+    schedule = Schedule(Layout(2, 1, 10), (8,) * 10, 1, 50, 4, 1, participation=0.3, seed=5)
+    rounds = {tuple(schedule.active_clients(step)) for step in range(0, schedule.total_steps, 4)}
+    assert len(rounds) > 50, "100 rounds, 120 threes of ten: drawn anew for each"
+    counts = np.bincount([client for step in range(0, 400, 4) for client in schedule.active_clients(step)])
+    assert counts.sum() == 300 and counts.min() > 15 and counts.max() < 45  # 30 +- 4.6 each
+    assert schedule.active_clients(0) != replace(schedule, seed=6).active_clients(0)
 
 
 @given(schedule=schedules())
@@ -159,6 +189,11 @@ def test_every_logical_client_has_one_rank_and_one_server() -> None:
     assert sorted(owned) == list(range(8))
     assert all(client in layout.clients_of(layout.rank_of(client)) for client in range(8))
     assert [layout.role_of(rank) for rank in range(6)] == ["client"] * 3 + ["server"] * 2 + ["aggregator"]
+
+
+def test_a_rank_of_very_many_clients_has_a_short_name() -> None:
+    layout = Layout(client_rank_count=2, server_rank_count=1, clients=1000)
+    assert layout.name_of(1) == "rank 1 (client 1,3,5,..,999)"
 
 
 @pytest.mark.parametrize(("size", "mend"), [(4, "roles.client_ranks=2"), (2, "smallest layout has 3 ranks")])

@@ -73,7 +73,7 @@ class Roster(Generic[M]):
     def take_drift(self) -> Drifts:
         """The drift of all clients together since this was last asked, summed in the order of their numbers."""
         total: Drifts = {}
-        for number in self._known:
+        for number in self.known:
             left = _drift_of(self._present[number]) if number in self._present else self._parked[number]
             for link, (drift, count) in left.items():
                 known = total.get(link, (0.0, 0))
@@ -83,8 +83,8 @@ class Roster(Generic[M]):
 
     def state(self) -> State:
         """Of all clients that have had a turn, parked ones too."""
-        told = {"clients": self._known, "parked": self._parked, "theta": self._theta}
-        states = {f"{number}.{key}": part for number in self._known for key, part in self.peek(number).items()}
+        told = {"clients": self.known, "parked": self._parked, "theta": self._theta}
+        states = {f"{number}.{key}": part for number in self.known for key, part in self.peek(number).items()}
         return states | {"facts": facts(told)}
 
     def load(self, state: State) -> None:
@@ -104,7 +104,8 @@ class Roster(Generic[M]):
             self._present[number] = client
 
     @property
-    def _known(self) -> list[int]:
+    def known(self) -> list[int]:
+        """Clients that have had a turn, ascending."""
         return sorted([*self._present, *self._parked])
 
     def _make_room(self, numbers: Sequence[int]) -> None:

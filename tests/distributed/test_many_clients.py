@@ -59,6 +59,7 @@ def test_a_run_with_parked_clients_stops_and_goes_on_exactly(
         assert stopped.code == 75, stopped.stderr
     go_on(model_folders["llama"], tmp_path / "run", settings)
     check_same(tmp_path / "run", tmp_path / "whole")
+    check_books(tmp_path / "run", tail_layers=int(case == "u_video"))
 
 
 @pytest.mark.parametrize("servers", [1, 2])

@@ -120,6 +120,39 @@ def test_the_gradients_of_several_servers_are_foreseen(
 
 
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
+@pytest.mark.parametrize("codec", ["none", "int8", "frozen", "aqsgd"])
+def test_runs_that_draw_their_clients_send_what_was_predicted(
+    codec: str, shape: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    ranks = ["roles.client_ranks=2", "fed.clients=5", "fed.participation=0.4", "fed.adapter_quantizer=int8"]
+    settings = overrides(model_folders["llama"], shape, codec, *ranks, "fed.every=1", "train.epochs=5")
+    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
+    assert outcome.code == 0, outcome.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    config = load_config([], settings)
+    source, schedule, links = predicted(config)
+    for link, count in links.items():
+        found = summary["links"][link]
+        assert count.least == count.most == found["wire_bytes"], link
+        assert (count.raw_padded, count.raw_real) == (found["raw_padded_bytes"], found["raw_real_bytes"])
+    assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
+
+
+@pytest.mark.parametrize("codec", ["splitcom_all", "video"])
+def test_gated_runs_that_draw_their_clients_stay_within_their_bounds(
+    codec: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    draws = ["fed.clients=4", "fed.participation=0.5", "fed.every=1"]
+    settings = overrides(model_folders["gpt2"], "u_shape", codec, *draws, "train.epochs=5")
+    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
+    assert outcome.code == 0, outcome.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    for link, count in predicted(load_config([], settings))[2].items():
+        assert count.least <= summary["links"][link]["wire_bytes"] <= count.most, link
+        assert count.raw_real == summary["links"][link]["raw_real_bytes"]
+
+
+@pytest.mark.parametrize("shape", ["standard", "u_shape"])
 def test_entropy_coded_runs_stay_within_their_bounds(
     shape: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
