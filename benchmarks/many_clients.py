@@ -1,6 +1,6 @@
 """How much memory a logical client takes while it waits: resident sets of 4 ranks that serve 1,000 of them.
 
-    python benchmarks/many_clients.py [--clients 1000] [--rounds 36] [--share 0.02]
+    python benchmarks/many_clients.py [--clients 1000] [--rounds 60] [--share 0.02]
 
 2 client ranks, a server and an aggregator, embedded model, 2 texts a client; every round draws a share of the clients.
 One run keeps 8 clients a rank in memory and parks the others, another keeps all. Every rank notes its resident set
@@ -28,7 +28,7 @@ from splitcom_dist.cli import main as splitcom
 from splitcom_dist.roles.client import ClientRole
 
 RESULTS = Path(__file__).parent / "results" / "many_clients.md"
-WARM_UP = 6  # rounds that no slope counts
+WARM_UP = 12  # rounds that no slope counts
 RESIDENT = 8
 RANKS = ("client rank 0", "client rank 1", "server", "aggregator")
 
@@ -36,10 +36,10 @@ RANKS = ("client rank 0", "client rank 1", "server", "aggregator")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=36)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--share", type=float, default=0.02)
     options = parser.parse_args()
-    text, links = "", []
+    tables, links, own = [], [], 0
     with tempfile.TemporaryDirectory() as scratch:
         for resident in (RESIDENT, 0):
             folder = Path(scratch) / str(resident)
@@ -47,8 +47,10 @@ def main() -> None:
             started = time.monotonic()
             run(settings(options, resident), folder)
             links.append(json.loads((folder / "run" / "summary.json").read_text())["links"])
-            text += table(resident, folder, time.monotonic() - started)
-    text = head(options, folder_bytes=int(text.split("\0")[1])) + "".join(text.split("\0")[::2])
+            notes = notes_in(folder)
+            own = max(note["own"] for rank in notes for note in rank)
+            tables.append(table(resident, notes, own, time.monotonic() - started))
+    text = "\n".join([head(options, own), *tables])
     print(text)
     RESULTS.write_text(text)
     sys.exit(int(links[0] != links[1]))
@@ -118,36 +120,39 @@ def own_bytes(role: Any) -> int:
     return sum(part.nbytes for name, part in state.items() if name.startswith(counted) and "facts" not in name)
 
 
-def table(resident: int, folder: Path, seconds: float) -> str:
-    """One run as rows of a table, and between NULs the bytes of a client's adapter and optimizer."""
+def notes_in(folder: Path) -> list[list[dict[str, int]]]:
+    """What every rank has noted, step by step."""
+    files = [folder / f"rank_{rank}.jsonl" for rank in range(len(RANKS))]
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+
+def table(resident: int, notes: list[list[dict[str, int]]], own: int, seconds: float) -> str:
+    """One run; `own` are the bytes of a client's adapter and optimizer."""
     lines = [
-        f"\n## {'All clients' if resident == 0 else f'{resident} clients a rank'} in memory\n",
+        f"## {'All clients' if resident == 0 else f'{resident} clients a rank'} in memory\n",
         f"{seconds:.0f} s. Growth in bytes an idle client, and as a share of 3 x (adapter + optimizer).\n",
         "| rank | clients served | resident, round 1 | after the warm-up | at the end | growth | share of the limit |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    own = 0
-    for rank, name in enumerate(RANKS):
-        notes = [json.loads(line) for line in (folder / f"rank_{rank}.jsonl").read_text().splitlines()]
-        own = max(own, *(note["own"] for note in notes))
-        sizes, clients = (np.array([note[key] for note in notes[WARM_UP:]]) for key in ("resident", "clients"))
-        size = f"{notes[0]['resident'] / 1e6:.1f} MB | {sizes[0] / 1e6:.1f} MB | {sizes[-1] / 1e6:.1f} MB"
+    for name, rank in zip(RANKS, notes, strict=True):
+        sizes, clients = (np.array([note[key] for note in rank[WARM_UP:]]) for key in ("resident", "clients"))
+        size = f"{rank[0]['resident'] / 1e6:.1f} MB | {sizes[0] / 1e6:.1f} MB | {sizes[-1] / 1e6:.1f} MB"
         if clients[-1]:
             growth = float(np.polyfit(clients, sizes, 1)[0])
             lines.append(f"| {name} | {clients[-1]} | {size} | {growth:,.0f} | {100 * growth / (3 * own):.1f} % |")
         else:
             lines.append(f"| {name} | - | {size} | - | - |")
-    return "\n".join([*lines, ""]) + f"\0{own}\0"
+    return "\n".join([*lines, ""])
 
 
-def head(options: argparse.Namespace, folder_bytes: int) -> str:
+def head(options: argparse.Namespace, own: int) -> str:
     return "\n".join(
         [
             "# Many logical clients on 4 ranks",
             "",
-            f"{options.clients:,} clients on 2 client ranks, a server and an aggregator; embedded model, codec splitcom, "
-            f"2 texts a client, AdamW; {options.rounds} rounds that draw {100 * options.share:g} % of the clients. "
-            f"Adapter and optimizer of a client are {folder_bytes:,} bytes; three times that is the limit for what an "
+            f"{options.clients:,} clients on 2 client ranks, a server and an aggregator; embedded model, codec "
+            f"splitcom, 2 texts a client, AdamW; {options.rounds} rounds that draw {100 * options.share:g} % of the "
+            f"clients. Adapter and optimizer of a client are {own:,} bytes; three times that is the limit for what an "
             f"idle client may take. Torch {version('torch')}, {platform.machine()}.",
             "",
         ]

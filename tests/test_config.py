@@ -71,6 +71,11 @@ def test_mistakes_are_named(override: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_heads_cannot_rest_where_rounds_draw_their_clients() -> None:
+    with pytest.raises(UserError, match="set fed.participation=1 or rest.policy=never"):
+        load_config([], ["codec=video", "rest.policy=every_k", "fed.participation=0.5"])
+
+
 @pytest.mark.parametrize("key", sorted(CHOICES))
 def test_a_value_outside_its_choices_lists_them(key: str) -> None:
     with pytest.raises(UserError, match=f"{key}=nonsense: choose one of {CHOICES[key][0]}"):
