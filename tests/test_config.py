@@ -72,7 +72,7 @@ def test_mistakes_are_named(override: str, message: str) -> None:
 
 
 def test_heads_cannot_rest_where_rounds_draw_their_clients() -> None:
-    with pytest.raises(UserError, match="set fed.participation=1 or rest.policy=never"):
+    with pytest.raises(UserError, match=r"set fed\.participation=1 or rest\.policy=never"):
         load_config([], ["codec=video", "rest.policy=every_k", "fed.participation=0.5"])
 
 
