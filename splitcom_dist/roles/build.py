@@ -20,7 +20,8 @@ from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Incoming, Outgoing
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.roster import Member, Roster
-from splitcom_dist.roles.server import ServedClient, ServerRole
+from splitcom_dist.roles.served_client import ServedClient
+from splitcom_dist.roles.server import ServerRole
 from splitcom_dist.roles.share import Share
 from splitcom_dist.roles.standard_server import StandardServerRole
 from splitcom_dist.roles.u_client import UClientRole

@@ -7,7 +7,7 @@ made of differs by shape: standard_server.py and u_server.py.
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,62 +16,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.attendance import Mode
-from splitcom_dist.codec.labels import LabelCache
-from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.gradients import StepTotals, sum_gradients
-from splitcom_dist.comm.link import Edge
 from splitcom_dist.comm.reduce import make_sending
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten
 from splitcom_dist.roles.context import Context
-from splitcom_dist.roles.flows import Incoming, Outgoing, Packet
+from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.roster import Roster
+from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.verdicts import await_verdict, report
 from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.telemetry.progress import Progress
 from splitcom_dist.telemetry.records import SERVER, record_gradients, record_training
 from splitcom_dist.training import AdapterOptimizer
-
-
-@dataclass(frozen=True)
-class ServedClient:
-    """What a server keeps of one logical client: its ends of the client's links, by name."""
-
-    number: int
-    edge: Edge
-    incoming: Mapping[str, Incoming]
-    outgoing: Mapping[str, Outgoing]
-    book: KeyBook | None  # its samples, and the keys of their positions; None where the run has no use for them
-    labels: LabelCache | None  # target ids of its samples; None in the U-shape: they stay with the client
-
-    def state(self) -> State:
-        return gathered(self._memory)
-
-    def load(self, state: State) -> None:
-        spread(state, self._memory)
-
-    @property
-    def _memory(self) -> dict[str, Stateful]:
-        kept = {"book": self.book, "labels": self.labels}
-        return {
-            **self.incoming,
-            **self.outgoing,
-            **{name: part for name, part in kept.items() if part is not None},
-        }
-
-    def close(self) -> None:
-        """Give up the files of its references."""
-        flows: list[Outgoing | Incoming] = [*self.outgoing.values(), *self.incoming.values()]
-        for flow in flows:
-            flow.close()
-
-    def forget_received(self) -> None:
-        """Start the first link afresh, and whatever else was kept by its keys."""
-        if self.book is not None:
-            self.book.clear()
-            if "down_activation" in self.outgoing:
-                self.outgoing["down_activation"].encoder.store.clear()
 
 
 @dataclass

@@ -9,7 +9,8 @@ from splitcom_dist.errors import WireError
 from splitcom_dist.models.loss import check_finite, token_loss
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.flows import Packet
-from splitcom_dist.roles.server import ServedClient, ServerRole, Turn
+from splitcom_dist.roles.served_client import ServedClient
+from splitcom_dist.roles.server import ServerRole, Turn
 
 
 class StandardServerRole(ServerRole):

@@ -13,7 +13,8 @@ from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.split import forward_blocks
-from splitcom_dist.roles.server import ServedClient, ServerRole, Turn
+from splitcom_dist.roles.served_client import ServedClient
+from splitcom_dist.roles.server import ServerRole, Turn
 
 
 @dataclass(frozen=True)
