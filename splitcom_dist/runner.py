@@ -92,6 +92,7 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
     if start.finished:
         if world.rank == 0:
             print(f"{directory.root}: this run is finished")
+        world.sum_over_ranks(torch.zeros(1, dtype=torch.int64))  # rank 0 may host the store that told the others
         return
     log_to(directory.rank_log(world.rank))
     log.info(
