@@ -2,13 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test test-long check clean
 
 demo: .venv/installed
 	$(BIN)/splitcom demo
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: .venv/installed-test  # waits for timeouts, a real Slurm, many whole runs
+	$(BIN)/python -m pytest -m long
 
 check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff format --check .

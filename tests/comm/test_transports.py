@@ -111,6 +111,7 @@ def test_a_killed_peer_is_named_within_the_timeout(transport: str) -> None:
     assert told[1]["ranks"] == [0] and told[1]["seconds"] < TIMEOUT + 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(("scenario", "what"), [("silent", "up_activation"), ("unheard", "down_gradient")])
 def test_a_silent_peer_is_named_after_the_timeout_and_no_core_spins(scenario: str, what: str, transport: str) -> None:

@@ -73,6 +73,7 @@ def test_mpirun_trains_to_the_same_adapter_byte_for_byte(model_folders: dict[str
 
 
 @mpirun
+@pytest.mark.long
 def test_a_mistake_under_mpirun_is_one_line_and_ends_it(model_folders: dict[str, Path], tmp_path: Path) -> None:
     settings = [f"{key}={value}" for key, value in (SETTINGS | {"model.name": model_folders["gpt2"]}).items()]
     launched = mpirun_command(*settings, "--out", tmp_path / "run", RANKS="3")
@@ -120,6 +121,7 @@ def test_doctor_with_one_rank_prints_its_tables_once() -> None:
 
 
 @mpirun
+@pytest.mark.long
 def test_a_rank_that_never_comes_to_mpi_does_not_hang_the_others() -> None:
     """Rank 1 sleeps instead; MPI_Init waits for it without an end."""
     doctor = f"exec {sys.executable} -m splitcom_dist doctor --timeout 5"

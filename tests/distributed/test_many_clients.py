@@ -35,7 +35,7 @@ def watch_residents() -> None:
     Roster.present = watched  # type: ignore[method-assign, assignment]
 
 
-@pytest.mark.parametrize("share", [1, 0.5])
+@pytest.mark.parametrize("share", [1, pytest.param(0.5, marks=pytest.mark.long)])
 @pytest.mark.parametrize("case", CASES)
 def test_parked_clients_go_on_bit_for_bit(
     case: str, share: float, model_folders: dict[str, Path], tmp_path: Path
@@ -62,7 +62,7 @@ def test_a_run_with_parked_clients_stops_and_goes_on_exactly(
     check_books(tmp_path / "run", tail_layers=int(case == "u_video"))
 
 
-@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("servers", [1, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("tail", [0, 1], ids=["standard", "u_shape"])
 def test_a_step_in_which_nobody_drawn_has_a_batch_changes_nothing(
     tail: int, servers: int, model_folders: dict[str, Path], tmp_path: Path

@@ -181,7 +181,7 @@ def test_a_killed_client_is_named_by_the_others(model: Path, tmp_path: Path) -> 
     [(ServerRole, "step", "rank 2 (server)"), (AggregatorRole, "average", "rank 3 (aggregator)")],
     ids=["server", "aggregator"],
 )
-@pytest.mark.parametrize("fault", [kill, hang], ids=["killed", "silent"])
+@pytest.mark.parametrize("fault", [kill, pytest.param(hang, marks=pytest.mark.long)], ids=["killed", "silent"])
 def test_a_lost_server_or_aggregator_ends_the_run(
     role: type, method: str, name: str, fault: Callable[[object], None], model: Path, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_the_gradients_of_several_servers_are_foreseen(
     assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
 @pytest.mark.parametrize("codec", ["none", "int8", "frozen", "aqsgd"])
 def test_runs_that_draw_their_clients_send_what_was_predicted(
@@ -138,6 +139,7 @@ def test_runs_that_draw_their_clients_send_what_was_predicted(
     assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("codec", ["splitcom_all", "video"])
 def test_gated_runs_that_draw_their_clients_stay_within_their_bounds(
     codec: str, model_folders: dict[str, Path], tmp_path: Path

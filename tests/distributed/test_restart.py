@@ -12,6 +12,7 @@ from conftest import run_command
 from safetensors.torch import load_file
 from test_launch import arguments
 
+pytestmark = pytest.mark.long
 RANKS = {"client": 1, "aggregator": 3}
 
 

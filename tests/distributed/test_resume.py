@@ -100,7 +100,9 @@ def go_on(model: Path, out: Path, settings: list[str]) -> Outcome:
     return done
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in ("splitcom", "u_video") else pytest.param(case, marks=pytest.mark.long) for case in CASES]
+)
 def test_a_run_that_was_stopped_goes_on_exactly(case: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
     model, settings = model_folders["gpt2"], [*CASES[case], "resume=auto"]
     go_on(model, tmp_path / "whole", settings)
@@ -112,7 +114,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(case: str, model_folders: dict[s
     check_same(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("case", ["splitcom", "u_video"])
+@pytest.mark.parametrize("case", ["splitcom", pytest.param("u_video", marks=pytest.mark.long)])
 def test_a_killed_run_goes_on_from_its_last_checkpoint(
     case: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:

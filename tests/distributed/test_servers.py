@@ -57,7 +57,7 @@ def assert_same_adapters(run: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("tail", [0, 1], ids=["standard", "u_shape"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize(("clients", "optimizer"), [(3, "sgd"), (4, "adamw")])
+@pytest.mark.parametrize(("clients", "optimizer"), [(3, "sgd"), pytest.param(4, "adamw", marks=pytest.mark.long)])
 def test_two_servers_equal_one_and_one_process(
     family: str, clients: int, optimizer: str, tail: int, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -130,6 +130,7 @@ def test_the_books_of_two_servers_are_honest(
         assert [bool(ups[ups["epoch"] == epoch]["wire"].any()) for epoch in range(3)] == [True, False, True]
 
 
+@pytest.mark.long
 def test_two_servers_send_what_one_would_and_their_gradients(model_folders: dict[str, Path], tmp_path: Path) -> None:
     summaries = []
     for servers in (1, 2):
@@ -142,6 +143,7 @@ def test_two_servers_send_what_one_would_and_their_gradients(model_folders: dict
     assert summaries[1]["ppl"] == pytest.approx(summaries[0]["ppl"], rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [test_mistakes.kill, test_mistakes.hang], ids=["killed", "silent"])
 def test_a_lost_server_ends_the_run_of_the_other(
     fault: Callable[[object], None], model_folders: dict[str, Path], tmp_path: Path

@@ -77,6 +77,7 @@ def namespaces(process: subprocess.Popen[str]) -> list[str]:
     return [name for name in listed if name.startswith(f"splitcom{process.pid}-")]
 
 
+@pytest.mark.long
 def test_a_run_behind_slow_links_takes_the_time_that_its_bytes_need(
     script: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_run_behind_slow_links_takes_the_time_that_its_bytes_need(
     assert namespaces(script) == []
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_the_ranks_and_removes_the_namespaces(script: subprocess.Popen[str], tmp_path: Path) -> None:
     deadline = time.monotonic() + 100
     while not (tmp_path / "run" / "log").is_dir() and time.monotonic() < deadline:

@@ -102,7 +102,9 @@ def at_the_second_match(act: Callable[[], None]) -> Callable[[], None]:
     return patch
 
 
-@pytest.mark.parametrize("act", [lambda: time.sleep(3600), lambda: os._exit(7)], ids=["silent", "gone"])
+@pytest.mark.parametrize(
+    "act", [pytest.param(lambda: time.sleep(3600), marks=pytest.mark.long), lambda: os._exit(7)], ids=["silent", "gone"]
+)
 def test_a_rank_that_is_lost_while_others_measure_is_named(act: Callable[[], None]) -> None:
     outcomes = consult(0, 1, 2, 3, world_size=4, patches={2: at_the_second_match(act)})
     assert [outcomes[rank].code for rank in (0, 1, 3)] == [1, 1, 1], outcomes

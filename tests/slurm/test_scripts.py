@@ -12,6 +12,8 @@ from slurm_cluster import Cluster, wait_until
 
 from splitcom_dist.submit import script_folder
 
+pytestmark = pytest.mark.long
+
 pytest_plugins = ("slurm_fixture",)
 
 

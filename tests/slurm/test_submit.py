@@ -91,6 +91,7 @@ def test_values_with_spaces_are_quoted() -> None:
     assert '\n#SBATCH --comment="two words"\n' in script
 
 
+@pytest.mark.long
 @pytest.mark.timeout(420)  # ranks import for half a minute where many share the cores
 def test_a_run_driven_out_by_another_job_comes_back_and_ends_as_if_nothing_had_been(
     slurm: Cluster, tmp_path: Path
