@@ -4,7 +4,7 @@
 
 Each moment is drawn evenly over the time that a whole run takes, start and joining included; the launcher gets SIGKILL
 and its ranks with it, up to three times a run, then the run is resumed to its end. Prints and writes
-benchmarks/results/kill_and_resume.md. Exit code 1 if any run differs. About 10 minutes on two cores.
+benchmarks/results/kill_and_resume.md. Exit code 1 if any run differs. About 7 minutes on two cores.
 """
 
 import argparse
