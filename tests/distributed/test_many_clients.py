@@ -36,7 +36,9 @@ def watch_residents() -> None:
 
 
 @pytest.mark.parametrize("share", [1, pytest.param(0.5, marks=pytest.mark.long)])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case == "u_video" else pytest.mark.long) for case in CASES]
+)
 def test_parked_clients_go_on_bit_for_bit(
     case: str, share: float, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -48,7 +50,7 @@ def test_parked_clients_go_on_bit_for_bit(
     assert not (tmp_path / "parked" / "parked").exists(), "what was parked is of use to its run only"
 
 
-@pytest.mark.parametrize("case", ["splitcom", "u_video"])
+@pytest.mark.parametrize("case", ["splitcom", pytest.param("u_video", marks=pytest.mark.long)])
 def test_a_run_with_parked_clients_stops_and_goes_on_exactly(
     case: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_resting_runs_send_exactly_what_was_predicted(
     assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
 @pytest.mark.parametrize("quantizer", ["none", "int8"])
 def test_the_gradients_of_several_servers_are_foreseen(

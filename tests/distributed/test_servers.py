@@ -100,6 +100,7 @@ def test_the_gradient_is_clipped_once_it_is_that_of_all_servers(model_folders: d
     assert_same_adapters(*(run_servers(servers, overrides, tmp_path / str(servers)) for servers in (1, 2)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -53,6 +53,7 @@ def test_ranks_that_come_are_well() -> None:
     assert outcomes[1].stdout == outcomes[2].stdout == ""
 
 
+@pytest.mark.long
 def test_ranks_that_do_not_come_are_named_in_time() -> None:
     started = time.monotonic()
     first, third = consult(0, 2, world_size=4)
@@ -63,6 +64,7 @@ def test_ranks_that_do_not_come_are_named_in_time() -> None:
     assert third.stdout == ""
 
 
+@pytest.mark.long
 def test_rank_0_is_named_by_another_where_it_does_not_come() -> None:
     (outcome,) = consult(1, world_size=2)
     assert outcome.code == 1
@@ -102,9 +104,8 @@ def at_the_second_match(act: Callable[[], None]) -> Callable[[], None]:
     return patch
 
 
-@pytest.mark.parametrize(
-    "act", [pytest.param(lambda: time.sleep(3600), marks=pytest.mark.long), lambda: os._exit(7)], ids=["silent", "gone"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("act", [lambda: time.sleep(3600), lambda: os._exit(7)], ids=["silent", "gone"])
 def test_a_rank_that_is_lost_while_others_measure_is_named(act: Callable[[], None]) -> None:
     outcomes = consult(0, 1, 2, 3, world_size=4, patches={2: at_the_second_match(act)})
     assert [outcomes[rank].code for rank in (0, 1, 3)] == [1, 1, 1], outcomes
