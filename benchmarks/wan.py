@@ -6,9 +6,9 @@
 Trains configs/experiment/pareto_small.yaml (the embedded model, two clients that share one link) on E2E as
 pareto_data.py draws it, or without --data on the built-in corpus. The link is runtime.link: down five times as fast as
 up, 40 ms each way; packets and averaging pass through it. Time is that of the client rank: its steps and averagings, to
-the first evaluation at the target, without the evaluations. The target lies 6 % above where SplitLoRA ends: at 2 %, which
-was tried first, neither SplitCom nor video arrives within ten epochs. Runs one after the other, so that they do not slow
-each other: 5 minutes a seed on two idle cores. Writes benchmarks/results/wan.{md,json,png}.
+the first evaluation at the target, without the evaluations. The target lies 6 % above where SplitLoRA ends: at 2 %,
+which was tried first, neither SplitCom nor video arrives within ten epochs. Runs one after the other, so that they do
+not slow each other: 5 minutes a seed on two idle cores. Writes benchmarks/results/wan.{md,json,png}.
 """
 
 import argparse
