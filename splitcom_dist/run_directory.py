@@ -15,6 +15,7 @@ from torch import Tensor
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
 from splitcom_dist.errors import UserError
+from splitcom_dist.state import apart
 
 PARTS = ("telemetry", "log", "config.yaml")  # of a new run, the last one makes it whole
 
@@ -109,7 +110,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file so that a crash leaves the old one or the new one, never a part."""
     path.parent.mkdir(exist_ok=True)
     fresh = path.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh)
+    save_file(apart(tensors), fresh)
     fresh.replace(path)
 
 

@@ -46,6 +46,11 @@ def part_of(state: State, name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): part for key, part in state.items() if key.startswith(f"{name}.")}
 
 
+def apart(state: State) -> dict[str, Tensor]:
+    """Tensors in storage of their own: safetensors refuses views of one."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+
+
 def facts(values: Mapping[str, Any]) -> Tensor:
     """Numbers, texts and lists as one tensor: JSON gives every float back bit for bit."""
     return torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)

@@ -6,8 +6,10 @@ those of one sample. Blocks lie one after another in a file a step; a table says
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -48,25 +50,29 @@ class BlockTable:
 
     def read(self, stored: State, file_of: Mapping[int, Path]) -> dict[str, Tensor]:
         """The state that was given to `write`, which goes on from here. Raises UserError if a block is not there."""
-        state, self.places = {}, {}
-        for name, tensor in stored.items():
-            if not name.startswith(TABLE):
-                state[name] = tensor
-                continue
-            whole, places = _unpack(tensor)
-            raw = whole.view(-1).view(torch.uint8)
-            for start, place in zip(range(0, len(raw), BLOCK), places, strict=True):
-                block = raw[start : start + BLOCK]
-                with file_of[place[0]].open("rb") as file:
-                    file.seek(place[1])
-                    content = file.read(len(block))
-                if len(content) != len(block):
-                    raise UserError(f"{file_of[place[0]]}: a block of {name} is cut short")
-                block.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-                self.places[_digest(block)] = place
-            state[name.removeprefix(TABLE)] = whole
-        self.sizes = {step: file_of[step].stat().st_size for step in {place[0] for place in self.places.values()}}
+        state = {name: tensor for name, tensor in stored.items() if not name.startswith(TABLE)}
+        self.places = {}
+        with ExitStack() as open_files:
+            files = {step: open_files.enter_context(path.open("rb")) for step, path in file_of.items()}
+            for name, table in stored.items():
+                if name.startswith(TABLE):
+                    state[name.removeprefix(TABLE)] = self._assemble(read_facts(table), files)
+        self.sizes = {step: path.stat().st_size for step, path in file_of.items()}
         return state
+
+    def _assemble(self, told: Mapping[str, Any], files: Mapping[int, BinaryIO]) -> Tensor:
+        """A large tensor from its table."""
+        whole = torch.empty(told["shape"], dtype=getattr(torch, told["dtype"]))
+        raw = whole.view(-1).view(torch.uint8)
+        for start, (step, offset) in zip(range(0, len(raw), BLOCK), told["places"], strict=True):
+            block = raw[start : start + BLOCK]
+            files[step].seek(offset)
+            content = files[step].read(len(block))
+            if len(content) != len(block):
+                raise UserError(f"{files[step].name}: a block is cut short")
+            block.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            self.places[_digest(block)] = step, offset
+        return whole
 
     def _append(
         self, step: int, state: State, path: Path, known: Mapping[bytes, Place]
@@ -97,7 +103,8 @@ class BlockTable:
 
 def steps_of(stored: State) -> set[int]:
     """The steps whose files a stored state needs."""
-    return {place[0] for name, tensor in stored.items() if name.startswith(TABLE) for place in _unpack(tensor)[1]}
+    tables = [read_facts(tensor) for name, tensor in stored.items() if name.startswith(TABLE)]
+    return {step for table in tables for step, _ in table["places"]}
 
 
 def _blocks(tensor: Tensor) -> Iterator[Tensor]:
@@ -111,10 +118,3 @@ def _digest(block: Tensor) -> bytes:
 def _pack(tensor: Tensor, places: list[Place]) -> Tensor:
     told = {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "places": places}
     return facts(told)
-
-
-def _unpack(table: Tensor) -> tuple[Tensor, list[Place]]:
-    """An empty tensor of that shape, and where its blocks are."""
-    told = read_facts(table)
-    whole = torch.empty(told["shape"], dtype=getattr(torch, told["dtype"]))
-    return whole, [(step, offset) for step, offset in told["places"]]

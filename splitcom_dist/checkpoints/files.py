@@ -22,7 +22,7 @@ from torch import Tensor
 import splitcom_dist
 from splitcom_dist.checkpoints.blocks import BlockTable, steps_of
 from splitcom_dist.errors import UserError
-from splitcom_dist.state import State
+from splitcom_dist.state import State, apart
 
 MANIFEST = "manifest.json"
 
@@ -42,11 +42,11 @@ class CheckpointFolder:
         with _aside(self._blocks(step, rank)) as part:
             small = self._table.write(step, state, part)
             self._digests[self._name(self._blocks(step, rank))] = _sha256(part)
-        needed = {self._name(self._blocks(used, rank)) for used in steps_of(small)}
+        needed = {self._name(self._blocks(used, rank)) for used in self._table.sizes}
         self._digests = {name: digest for name, digest in self._digests.items() if name in needed}
         path = self._file(step, rank)
         with _aside(path) as part:
-            save_file(_apart(small), part)
+            save_file(apart(small), part)
             return {**self._digests, self._name(path): _sha256(part)}
 
     def commit(self, step: int, digests: Mapping[int, Mapping[str, str]]) -> None:
@@ -123,11 +123,6 @@ class CheckpointFolder:
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self.root))
-
-
-def _apart(state: State) -> dict[str, Tensor]:
-    """Tensors in storage of their own: safetensors refuses views of one."""
-    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
 
 
 def _sha256(path: Path) -> str:

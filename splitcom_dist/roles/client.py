@@ -181,7 +181,7 @@ class ClientRole:
         started = time.perf_counter()
         weighted, weight = torch.zeros_like(self.mean), sum(self.weights.values())
         for number in sorted(self.weights):
-            weighted += self.weights[number] * flatten(self.adapter_of(number))
+            weighted += self.weights[number] * self.adapter_of(number)
         own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
         self.mean, total, size = self.averaging.mean(own, weight, world.averaging_group)
         world.hold(size, started)
@@ -192,10 +192,10 @@ class ClientRole:
         seconds = time.perf_counter() - started
         record_round(self.context.log, step, epoch, participants, total, size, seconds)
 
-    def adapter_of(self, number: int) -> Sequence[Tensor]:
-        """The adapter of a client that has trained, in memory or parked."""
+    def adapter_of(self, number: int) -> Tensor:
+        """The adapter (n,) of a client that has trained, in memory or parked."""
         client = self.clients.get(number)
-        return LogicalClient.adapter_in(self.clients.peek(number)) if client is None else client.adapter
+        return self.clients.peek(number)["adapter"] if client is None else flatten(client.adapter)
 
     def take_verdict(self, step: int) -> None:
         """Wait for the aggregator's decision; it brings the thresholds from now on."""

@@ -191,6 +191,13 @@ class Incoming:
         self.decoder.store.clear()
 
 
+def close_all(outgoing: Mapping[str, Outgoing], incoming: Mapping[str, Incoming]) -> None:
+    """Give up the files of references at one end of a client's links."""
+    ends: list[Outgoing | Incoming] = [*outgoing.values(), *incoming.values()]
+    for end in ends:
+        end.close()
+
+
 def nothing_of(link: str, client: int, step: int, visit: Visit) -> Header:
     """A batch all of whose positions are skipped."""
     return Header(LINK_CODES[link], step, client, len(visit.samples), visit.tokens, n_s=visit.tokens)

@@ -10,7 +10,8 @@ from splitcom_dist.codec.manifest import pack_manifest
 from splitcom_dist.codec.prefix import PrefixTree
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.data.tokens import Sample
-from splitcom_dist.roles.flows import Incoming, Outgoing
+from splitcom_dist.models.lora import flatten, unflatten_into
+from splitcom_dist.roles.flows import Incoming, Outgoing, close_all
 from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.training import AdapterOptimizer
 
@@ -71,25 +72,16 @@ class LogicalClient:
 
     def state(self) -> State:
         """Everything but the samples: they are read anew."""
-        adapter = {f"adapter.{index}": tensor for index, tensor in enumerate(self.adapter)}
-        return {**gathered(self._memory), **adapter}
+        return {**gathered(self._memory), "adapter": flatten(self.adapter)}
 
     def load(self, state: State) -> None:
         """Go on as the client that gave `state`."""
         spread(state, self._memory)
-        for tensor, kept in zip(self.adapter, self.adapter_in(state), strict=True):
-            tensor.copy_(kept)
+        unflatten_into(state["adapter"], self.adapter)
 
     def close(self) -> None:
         """Give up the files of its references."""
-        flows: list[Outgoing | Incoming] = [*self.outgoing.values(), *self.incoming.values()]
-        for flow in flows:
-            flow.close()
-
-    @staticmethod
-    def adapter_in(state: State) -> list[Tensor]:
-        """The adapter in what `state` gave."""
-        return [state[f"adapter.{index}"] for index in range(sum(key.startswith("adapter.") for key in state))]
+        close_all(self.outgoing, self.incoming)
 
     @property
     def _memory(self) -> dict[str, Stateful]:

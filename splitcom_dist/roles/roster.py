@@ -121,8 +121,7 @@ class Roster(Generic[M]):
         client = self._present[number]
         left = _drift_of(client)
         with self._naming(number, "park"):
-            # In storage of their own: safetensors refuses views of one.
-            save_tensors(self._path_of(number), {name: part.clone() for name, part in client.state().items()})
+            save_tensors(self._path_of(number), client.state())
         client.close()
         del self._present[number]
         self._parked[number] = left

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from splitcom_dist.codec.labels import LabelCache
 from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.comm.link import Edge
-from splitcom_dist.roles.flows import Incoming, Outgoing
+from splitcom_dist.roles.flows import Incoming, Outgoing, close_all
 from splitcom_dist.state import State, Stateful, gathered, spread
 
 
@@ -38,9 +38,7 @@ class ServedClient:
 
     def close(self) -> None:
         """Give up the files of its references."""
-        flows: list[Outgoing | Incoming] = [*self.outgoing.values(), *self.incoming.values()]
-        for flow in flows:
-            flow.close()
+        close_all(self.outgoing, self.incoming)
 
     def forget_received(self) -> None:
         """Start the first link afresh, and whatever else was kept by its keys."""

@@ -20,7 +20,7 @@ from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.gradients import StepTotals, sum_gradients
 from splitcom_dist.comm.reduce import make_sending
 from splitcom_dist.errors import WireError
-from splitcom_dist.models.lora import flatten
+from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.roster import Roster
@@ -86,13 +86,11 @@ class ServerRole(ABC):
             self.progress.close()
 
     def state(self) -> State:
-        adapter = {f"adapter.{index}": parameter.data for index, parameter in enumerate(self.parameters)}
-        return {**gathered(self._memory), **adapter}
+        return {**gathered(self._memory), "adapter": flatten(self.parameters)}
 
     def load(self, state: State) -> None:
         spread(state, self._memory)
-        for index, parameter in enumerate(self.parameters):
-            parameter.data.copy_(state[f"adapter.{index}"])
+        unflatten_into(state["adapter"], self.parameters)
 
     @property
     def _memory(self) -> dict[str, Stateful]:
