@@ -67,7 +67,6 @@ def _stop(stopped: Stopped, world: World) -> int:
     """All ranks have saved their state and leave together."""
     if world.rank == 0:
         print(f"{stopped}: the same command with resume=auto goes on from there", flush=True)
-    world.sum_over_ranks(torch.zeros(1, dtype=torch.int64))  # the store's host must not leave before the others
     world.leave()
     return RESUME_ME
 
@@ -92,7 +91,6 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
     if start.finished:
         if world.rank == 0:
             print(f"{directory.root}: this run is finished")
-        world.sum_over_ranks(torch.zeros(1, dtype=torch.int64))  # rank 0 may host the store that told the others
         return
     log_to(directory.rank_log(world.rank))
     log.info(

@@ -203,5 +203,6 @@ class World:
             return True  # the store went with the rank that hosts it
 
     def leave(self) -> None:
-        """Close the groups; every rank has passed the same last point."""
+        """Close the groups, once every rank has come to its end: one may host the store, or still write for all."""
+        self.sum_over_ranks(torch.zeros(1, dtype=torch.int64))
         dist.destroy_process_group()
