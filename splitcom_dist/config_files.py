@@ -19,9 +19,14 @@ EXCHANGED = ("codec", "control")  # groups of which a preset is the whole
 
 
 def preset_folder() -> Path:
-    """configs/ of the checkout, or the copy that an installed package carries."""
-    packaged = Path(str(importlib.resources.files("splitcom_dist"))) / "configs"
-    return packaged if packaged.is_dir() else packaged.parent.parent / "configs"
+    """Where the presets are."""
+    return shipped_folder("configs")
+
+
+def shipped_folder(name: str) -> Path:
+    """A folder of the checkout, or the copy of it that an installed package carries."""
+    packaged = Path(str(importlib.resources.files("splitcom_dist"))) / name
+    return packaged if packaged.is_dir() else packaged.parent.parent / name
 
 
 def load_config(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Config:

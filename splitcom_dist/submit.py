@@ -1,6 +1,5 @@
 """`splitcom train --submit`: hand the run to Slurm as slurm/train.sbatch, once its configuration has been checked."""
 
-import importlib.resources
 import os
 import re
 import shlex
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from splitcom_dist.checkpoints.start import check_same_run
 from splitcom_dist.config import Config
+from splitcom_dist.config_files import shipped_folder
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.run_directory import default_root
@@ -20,9 +20,8 @@ ANSWER_SECONDS = 60.0  # that sbatch may take
 
 
 def script_folder() -> Path:
-    """slurm/ of the checkout, or the copy that an installed package carries."""
-    packaged = Path(str(importlib.resources.files("splitcom_dist"))) / "slurm"
-    return packaged if packaged.is_dir() else packaged.parent.parent / "slurm"
+    """Where the batch scripts are."""
+    return shipped_folder("slurm")
 
 
 def submit(config: Config, settings: Sequence[str], out: Path | None, sbatch_options: str) -> int:
