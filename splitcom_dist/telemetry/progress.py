@@ -47,12 +47,12 @@ class Tracker:
 
     def __init__(self) -> None:
         self.total_steps = self.epochs = 0
-        self.loss, self.tokens, self.since = 0.0, 0, time.monotonic()
+        self.loss, self.tokens, self.since = math.nan, 0, time.monotonic()
         self.rate = 0.0
         self.wire_bytes = 0
 
     def update(self, step: int, loss: float, tokens: int, wire_bytes: int) -> None:
-        self.loss = loss if step == 0 else 0.9 * self.loss + 0.1 * loss
+        self.loss = loss if math.isnan(self.loss) else 0.9 * self.loss + 0.1 * loss  # a resumed run begins anew
         self.tokens += tokens
         self.rate = self.tokens / max(1e-9, time.monotonic() - self.since)
         self.wire_bytes = wire_bytes
