@@ -12,21 +12,12 @@ from typing import Any
 
 import pytest
 from conftest import run_command
+from test_launch import SETTINGS
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 DOCTOR = ["-m", "splitcom_dist", "doctor"]
-SETTINGS = {
-    "data.train_samples": 24,
-    "data.validation_samples": 6,
-    "data.max_length": 100,
-    "roles.client_ranks": 2,
-    "fed.clients": 2,
-    "train.epochs": 1,
-    "train.batch_size": 4,
-    "runtime.threads": 1,
-}
 TIMEOUT = 200
 
 mpirun = pytest.mark.skipif(

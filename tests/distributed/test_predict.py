@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +38,13 @@ def overrides(model: Path, shape: str, codec: str, *extra: str) -> list[str]:
     return [*(f"{key}={value}" for key, value in values.items()), *extra]
 
 
+def trained(settings: list[str], out: Path) -> tuple[dict[str, Any], Config]:
+    """The summary of a run, and its configuration."""
+    outcome = run_command(["train", *settings, "--out", str(out)])
+    assert outcome.code == 0, outcome.stderr
+    return json.loads((out / "summary.json").read_text()), load_config([], settings)
+
+
 def predicted(config: Config) -> tuple[ModelSource, Schedule, dict[str, LinkBytes]]:
     source, layout = find_model(config.model.name), layout_for(config)
     shards = training_shards(config, source.tokenizer(), range(layout.clients))
@@ -60,10 +68,7 @@ def test_ungated_runs_send_exactly_what_was_predicted(
     codec: str, shape: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     settings = overrides(model_folders["llama"], shape, codec)
-    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
-    assert outcome.code == 0, outcome.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    config = load_config([], settings)
+    summary, config = trained(settings, tmp_path / "run")
     source, schedule, links = predicted(config)
     assert set(links) == set(summary["links"])
     for link, count in links.items():
@@ -91,10 +96,7 @@ def test_resting_runs_send_exactly_what_was_predicted(
     settings = overrides(
         model_folders["llama"], shape, "splitcom_all_int8", *thetas, *rest, "fed.adapter_quantizer=int8"
     )
-    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
-    assert outcome.code == 0, outcome.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    config = load_config([], settings)
+    summary, config = trained(settings, tmp_path / "run")
     source, schedule, links = predicted(config)
     for link, count in links.items():
         found = summary["links"][link]
@@ -111,10 +113,7 @@ def test_the_gradients_of_several_servers_are_foreseen(
 ) -> None:
     ranks = ["roles.client_ranks=2", "roles.server_ranks=2", f"fed.adapter_quantizer={quantizer}"]
     settings = overrides(model_folders["gpt2"], shape, "none", *ranks)
-    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
-    assert outcome.code == 0, outcome.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    config = load_config([], settings)
+    summary, config = trained(settings, tmp_path / "run")
     source, schedule, links = predicted(config)
     assert all(count.most == summary["links"][link]["wire_bytes"] for link, count in links.items())
     assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
@@ -128,10 +127,7 @@ def test_runs_that_draw_their_clients_send_what_was_predicted(
 ) -> None:
     ranks = ["roles.client_ranks=2", "fed.clients=5", "fed.participation=0.4", "fed.adapter_quantizer=int8"]
     settings = overrides(model_folders["llama"], shape, codec, *ranks, "fed.every=1", "train.epochs=5")
-    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
-    assert outcome.code == 0, outcome.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    config = load_config([], settings)
+    summary, config = trained(settings, tmp_path / "run")
     source, schedule, links = predicted(config)
     for link, count in links.items():
         found = summary["links"][link]
@@ -172,10 +168,7 @@ def test_a_gate_reaches_the_bounds(theta: float, bound: str, model_folders: dict
     links = ("up_activation", "down_activation", "up_gradient", "down_gradient")
     thetas = [f"codec.{link}.theta={theta}" for link in links]
     settings = overrides(model_folders["gpt2"], "u_shape", "splitcom_all_int8", *thetas)
-    outcome = run_command(["train", *settings, "--out", str(tmp_path / "run")])
-    assert outcome.code == 0, outcome.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    config = load_config([], settings)
+    summary, config = trained(settings, tmp_path / "run")
     for link, count in predicted(config)[2].items():
         assert count.least < count.most
         assert getattr(count, bound) == summary["links"][link]["wire_bytes"], link
