@@ -47,6 +47,8 @@ class FedConfig:
     every: int = 10  # steps from one averaging of client adapters to the next
     participation: float = 1.0  # share of the logical clients that is drawn for each such round, at least one
     resident: int = 0  # logical clients that a rank keeps in memory, the others parked in the run directory; 0 = all
+    lost: str = "end"  # when a client rank is lost: end, or go_on with the others until it comes back
+    returns: int = 16  # go_on: how often a client rank may come back
     adapter_quantizer: str = "none"  # of adapters on the wire: none (float32), or int8 with error feedback
 
 

@@ -19,6 +19,7 @@ CHOICES = {
     **{f"codec.{link}.store_dtype": ("bfloat16", "float32", "int8") for link in LINKS},
     **{f"codec.{link}.store": ("ram", "disk") for link in LINKS},
     "fed.adapter_quantizer": ("none", "int8"),
+    "fed.lost": ("end", "go_on"),
     "rest.policy": ("never", "every_k", "freeze_after", "gain"),
     "control.name": ("fixed", "bang_bang", "ddpg", "byte_budget"),
     "control.ddpg.every": ("round", "epoch"),
@@ -38,6 +39,7 @@ AT_LEAST = {
     "fed.clients": 1,
     "fed.every": 1,
     "fed.resident": 0,
+    "fed.returns": 0,
     "train.epochs": 1,
     "train.batch_size": 1,
     "train.lr": 0,
@@ -96,6 +98,12 @@ def validate(config: Config) -> None:
             f"rest.policy={config.rest.policy}: with fed.participation={config.fed.participation} a server has not "
             "heard all samples that it would go on with; set fed.participation=1 or rest.policy=never"
         )
+    if config.fed.lost == "go_on":
+        for key, needed in (("transport", "gloo"), ("fed.adapter_quantizer", "none"), ("rest.policy", "never")):
+            if (value := lookup(config, key)) != needed:
+                raise UserError(
+                    f"fed.lost=go_on: {key}={value} cannot do without a rank that is lost; set {key}={needed}"
+                )
     if config.roles.server_ranks > config.roles.client_ranks:
         raise UserError(
             f"roles.server_ranks={config.roles.server_ranks} is more than roles.client_ranks="

@@ -21,6 +21,14 @@ class Stopped(Exception):  # no error: nothing went wrong
         self.step = step
 
 
+class RunOver(Exception):  # no error either
+    """A rank that has come back finds that the others leave, all with the exit code `code`."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("the run is over")
+        self.code = code
+
+
 class PeerLost(SplitcomError):
     """Peers closed their connection or were silent for too long; `ranks` are those that were waited for."""
 

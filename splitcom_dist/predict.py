@@ -73,8 +73,10 @@ def predict_adapters(config: Config, schedule: Schedule, of_clients: int, of_ser
             + gradients
             + evaluations * (CHECKSUM + packet_bytes(of_servers))
         )
-    # Each gives a weight along, and the aggregator, which only listens, as much as the others.
-    return averagings * (ranks + 1) * 4 * (of_clients + 1) + gradients + evaluations * 4 * of_servers
+    # A weight goes along. In an all-reduce the aggregator, which only listens, gives as much as the others; in a star
+    # it gives the sum to each of them.
+    vectors = 2 * ranks if config.fed.lost == "go_on" else ranks + 1
+    return averagings * vectors * 4 * (of_clients + 1) + gradients + evaluations * 4 * of_servers
 
 
 def _packets(schedule: Schedule) -> int:

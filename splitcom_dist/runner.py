@@ -13,12 +13,15 @@ from splitcom_dist.checkpoints.signals import RESUME_ME, StopSignals
 from splitcom_dist.checkpoints.start import agree_on_start
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
-from splitcom_dist.errors import PeerLost, SplitcomError, Stopped
+from splitcom_dist.errors import PeerLost, RunOver, SplitcomError, Stopped
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.models.split import check_cut
 from splitcom_dist.place import Place
+from splitcom_dist.presence.fate import end_by_fate
+from splitcom_dist.presence.pulse import Fate
 from splitcom_dist.roles.build import build_role
+from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.share import load_share
 from splitcom_dist.run_directory import log_to
@@ -26,7 +29,7 @@ from splitcom_dist.schedule import Schedule, schedule_for
 from splitcom_dist.settle import settle
 from splitcom_dist.shards import check_length
 from splitcom_dist.state import Stateful, read_facts
-from splitcom_dist.telemetry.hdf5 import RankLog
+from splitcom_dist.telemetry.hdf5 import RankLog, read_kept
 from splitcom_dist.telemetry.ledger import Ledger
 from splitcom_dist.world import World
 
@@ -44,18 +47,27 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
     logging.getLogger().handlers[:] = [logging.NullHandler()]  # until the run directory has a place for logs
     try:
         layout = layout_for(config, place.world_size)
-        world = World(place, layout, config.runtime.timeout_seconds, config.transport, config.runtime.link)
+        tolerant = config.fed.lost == "go_on"
+        world = World(place, layout, config.runtime.timeout_seconds, config.transport, config.runtime.link, tolerant)
     except SplitcomError as error:  # every rank meets the same mistake
         if place.rank == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
     try:
         _run(config, world, out, signals)
+        world.announce("over", "0")
         world.leave()
         return 0
     except Stopped as stopped:
         signals.ignore()
         return _stop(stopped, world)
+    except RunOver as over:
+        return over.code
+    except PeerLost as error:
+        log.exception("this rank lost a peer")
+        if tolerant and place.rank in layout.client_ranks and not world.has_failed():
+            end_by_fate(world, config.fed.returns, Fate.LOST, [])
+        return _report(error, world)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -65,8 +77,9 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
 
 def _stop(stopped: Stopped, world: World) -> int:
     """All ranks have saved their state and leave together."""
-    if world.rank == 0:
+    if world.rank == world.layout.aggregator_rank:
         print(f"{stopped}: the same command with resume=auto goes on from there", flush=True)
+    world.announce("over", str(RESUME_ME))
     world.leave()
     return RESUME_ME
 
@@ -93,6 +106,10 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
             print(f"{directory.root}: this run is finished")
         return
     log_to(directory.rank_log(world.rank))
+    if world.tolerant:
+        if world.rank in start.missing and not world.comes_back:
+            world.enter_again()
+        world.live(lambda fate, silent: end_by_fate(world, config.fed.returns, fate, silent))
     log.info(
         "%s of %d, started by %s",
         world.layout.name_of(world.rank),
@@ -106,14 +123,12 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
     schedule = _agree_on_schedule(config, world, share.shard_sizes)
     role = world.layout.role_of(world.rank)
     folder = CheckpointFolder(directory.checkpoints, config.checkpoint.keep)
-    saved = None if start.step is None else folder.read(start.step, world.rank)
-    books = RankLog(
-        directory.rank_telemetry(world.rank),
-        rank=world.rank,
-        role=role,
-        config=to_yaml(config),
-        kept=None if saved is None else read_facts(saved["course"])["rows"],
-    )
+    saved = None if start.step is None or world.comes_back else folder.read(start.step, world.rank)
+    path = directory.rank_telemetry(world.rank)
+    counts, totals = read_kept(path) if world.comes_back else (None, None)
+    if saved is not None:
+        counts = read_facts(saved["course"])["rows"]
+    books = RankLog(path, rank=world.rank, role=role, config=to_yaml(config), kept=counts)
     with books:
         row_bytes = source.hidden_size * getattr(torch, config.telemetry.baseline_dtype).itemsize
         ledger = Ledger(books, schedule, config.data.max_length, row_bytes)
@@ -121,13 +136,17 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
         course = Course(schedule, world, books, memory, folder, config.checkpoint.every, signals)
         context = Context(config, world, schedule, source, books, ledger, course)
         running = build_role(context, share, directory)
-        if saved is not None and start.step is not None:
+        if totals is not None:
+            assert isinstance(running, ClientRole)
+            ledger.go_on_from(torch.from_numpy(totals))
+            running.come_back()
+        elif saved is not None and start.step is not None:
             course.resume(start.step, saved, running)
         log.info("steps %d to %d, shards of %s samples", course.first, schedule.total_steps - 1, schedule.shard_sizes)
         running.run()
         seconds = course.seconds
     settle(context, running, directory, seconds)
-    if world.rank == 0:
+    if world.rank == world.layout.aggregator_rank:
         directory.forget_references()
 
 
@@ -136,7 +155,7 @@ def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Sc
     sizes = torch.zeros(config.fed.clients, dtype=torch.int64)
     for client, size in mine.items():
         sizes[client] = size
-    sizes = world.sum_over_ranks(sizes)
+    sizes = world.sum_over_ranks("shards", sizes)
     return schedule_for(config, world.layout, tuple(sizes.tolist()))
 
 

@@ -95,7 +95,7 @@ class Schedule:
     def averages_after(self, step: int) -> bool:
         """Whether client adapters are averaged after this step; always at the end of an epoch, if they train."""
         trains = self.tails_train or (self.clients_train and self.mode(step) is Mode.TRAIN)
-        return trains and self._ends_round(step)
+        return trains and self.ends_round(step)
 
     def evaluates_after(self, step: int) -> bool:
         """Whether the aggregator evaluates after this step; always after the last one."""
@@ -104,9 +104,10 @@ class Schedule:
 
     def decides_after(self, step: int) -> bool:
         """Whether all ranks report after this step and wait for a verdict."""
-        return self.evaluates_after(step) or (self.decides_by_rounds and self._ends_round(step))
+        return self.evaluates_after(step) or (self.decides_by_rounds and self.ends_round(step))
 
-    def _ends_round(self, step: int) -> bool:
+    def ends_round(self, step: int) -> bool:
+        """Whether this is the last step of a round; an epoch's last one always is."""
         return (step + 1) % self.round_steps == 0 or self._ends_epoch(step)
 
     def _ends_epoch(self, step: int) -> bool:

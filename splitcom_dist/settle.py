@@ -1,8 +1,10 @@
 """The end of a run: totals of all ranks meet, logs are joined, the adapter is exported, the table is printed."""
 
 import dataclasses
+import json
 import logging
 import resource
+from collections.abc import Sequence
 
 import torch
 
@@ -12,6 +14,7 @@ from splitcom_dist.roles.aggregator import AggregatorRole
 from splitcom_dist.roles.build import Role
 from splitcom_dist.roles.context import Context
 from splitcom_dist.run_directory import RunDirectory
+from splitcom_dist.telemetry.hdf5 import read_kept
 from splitcom_dist.telemetry.join import join
 from splitcom_dist.telemetry.ledger import named_totals
 from splitcom_dist.telemetry.summary import RankMemory, Summary, print_table, write
@@ -22,14 +25,16 @@ log = logging.getLogger(__name__)
 def settle(context: Context, role: Role, directory: RunDirectory, seconds: float) -> None:
     """Every rank calls this once its log is closed; the aggregator writes what remains of the run."""
     world = context.world
-    memory = torch.zeros(world.layout.world_size, 2, dtype=torch.int64)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    memory[world.rank] = torch.tensor([resident_bytes(role.holds), peak])
-    # This sum is also the barrier behind which every rank's log is closed.
-    sums = world.sum_over_ranks(torch.cat([context.ledger.totals(), memory.flatten()]))
+    memory = [resident_bytes(role.holds), peak]
+    world.announce(f"books/{world.rank}", json.dumps([context.ledger.totals().tolist(), memory]))
     if isinstance(role, AggregatorRole):
-        totals, memory = sums[: -memory.numel()], sums[-memory.numel() :].view_as(memory)
-        _write(context, role, directory, seconds, totals, memory)
+        everybody = range(world.layout.world_size)
+        books = {rank: json.loads(text) for rank, text in world.hear_all("books", everybody, "the last books").items()}
+        for rank in set(everybody) - set(books):  # lost, and not back: what its log has kept
+            books[rank] = read_kept(directory.rank_telemetry(rank))[1].tolist(), (0, 0)
+        totals = torch.tensor([books[rank][0] for rank in everybody]).sum(0)
+        _write(context, role, directory, seconds, totals, [books[rank][1] for rank in everybody])
 
 
 def _write(
@@ -38,7 +43,7 @@ def _write(
     directory: RunDirectory,
     seconds: float,
     totals: torch.Tensor,
-    memory: torch.Tensor,
+    memory: Sequence[Sequence[int]],
 ) -> None:
     config, layout = context.config, context.world.layout
     for warning in join(directory.telemetry, directory.root / "run.h5", layout.world_size):
@@ -58,10 +63,7 @@ def _write(
         adapter_bytes=others["adapter_bytes"],
         control_bytes=others["control_bytes"],
         baseline_dtype=config.telemetry.baseline_dtype,
-        ranks=[
-            RankMemory(layout.name_of(rank), int(weights), int(resident))
-            for rank, (weights, resident) in enumerate(memory.tolist())
-        ],
+        ranks=[RankMemory(layout.name_of(rank), weights, resident) for rank, (weights, resident) in enumerate(memory)],
         config=dataclasses.asdict(config),
     )
     write(summary, directory.summary)

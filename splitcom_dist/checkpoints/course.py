@@ -56,6 +56,10 @@ class Course:
         self.first, self._seconds, self._since = step + 1, told["seconds"], time.perf_counter()
         torch.set_rng_state(state["rng"])
 
+    def enter(self, step: int) -> None:
+        """Begin with `step`, as the others do now: this rank comes back to a run that went on without it."""
+        self.first = step
+
     def steps(self, role: Stateful) -> Iterator[int]:
         """Every step once; code behind `yield` runs when its step is done. Raises Stopped."""
         leads = self.world.rank == self._leader
@@ -86,15 +90,17 @@ class Course:
         return self.world.wait_until(ask, [self._leader], f"step {step}")
 
     def _save(self, step: int, role: Stateful) -> None:
-        """This rank's file; the rank that comes last makes the checkpoint whole."""
+        """This rank's file; the aggregator makes the checkpoint whole."""
         started = time.perf_counter()
         state = gathered({"role": role, **self.memory})
         told = {"seconds": self.seconds, "rows": self.books.row_counts()}
         state |= {"rng": torch.get_rng_state(), "course": facts(told)}
         digests = self.folder.write(step, self.world.rank, state)
-        everyones = self.world.collect(f"saved/{step}", json.dumps(digests))
-        if everyones is not None:
-            self.folder.commit(step, {rank: json.loads(told) for rank, told in everyones.items()})
+        key = f"saved/{step}"
+        self.world.announce(f"{key}/{self.world.rank}", json.dumps(digests))
+        if self.world.rank == self.world.layout.aggregator_rank:
+            everyones = self.world.hear_all(key, self._everybody, f"the checkpoint after step {step}")
+            self.folder.commit(step, {rank: json.loads(told) for rank, told in everyones.items()}, len(self._everybody))
             self.world.announce(f"whole/{step}")
         size = sum(tensor.nbytes for tensor in state.values())
         log.info("step %d: saved %.1f MB in %.2f s", step, size / 1e6, time.perf_counter() - started)

@@ -49,10 +49,14 @@ class CheckpointFolder:
             save_file(apart(small), part)
             return {**self._digests, self._name(path): _sha256(part)}
 
-    def commit(self, step: int, digests: Mapping[int, Mapping[str, str]]) -> None:
-        """Make the checkpoint whole, from what `write` returned on every rank, and remove what is not needed now."""
+    def commit(self, step: int, digests: Mapping[int, Mapping[str, str]], world_size: int) -> None:
+        """Make the checkpoint whole, from what `write` returned on every rank, and remove what is not needed now.
+
+        Of ranks that are lost there is nothing in it.
+        """
         files = {name: digest for own in digests.values() for name, digest in own.items()}
-        manifest = {"step": step, "version": splitcom_dist.__version__, "ranks": len(digests), "sha256": files}
+        manifest = {"step": step, "version": splitcom_dist.__version__, "ranks": world_size}
+        manifest |= {"missing": sorted(set(range(world_size)) - set(digests)), "sha256": files}
         with _aside(self._manifest(step)) as part:
             part.write_text(json.dumps(manifest, indent=1) + "\n")
         kept = [old for old in self.steps() if old <= step and self._manifest(old).is_file()][-self.keep :]
@@ -76,6 +80,10 @@ class CheckpointFolder:
                 return step, amiss
             amiss.append(f"checkpoint after step {step} cannot be used: {fault}")
         return None, amiss
+
+    def missing(self, step: int) -> tuple[int, ...]:
+        """Ranks that were lost when a whole checkpoint was made."""
+        return tuple(self._read_manifest(step)["missing"])
 
     def read(self, step: int, rank: int) -> dict[str, Tensor]:
         """What `write` was given; the next one goes on from here."""

@@ -24,17 +24,20 @@ class Start:
     directory: RunDirectory
     step: int | None = None
     finished: bool = False
+    missing: tuple[int, ...] = ()  # ranks that were lost when the checkpoint was made
 
 
 def agree_on_start(config: Config, world: World, out: Path | None) -> Start:
     """Rank 0 finds or makes the directory, so that one rank tells what is wrong with it; the others are told."""
-    if world.rank == 0:
+    if world.rank == 0 and not world.comes_back:
         start = find_start(config, out, world.layout.world_size)
+        for rank in start.missing:
+            world.membership.lose(rank, 0)
         told = {"root": str(start.directory.root), "step": start.step, "finished": start.finished}
-        world.announce("start", json.dumps(told))
+        world.announce("start", json.dumps(told | {"missing": start.missing}))
         return start
     told = json.loads(world.wait_for("start", [0], "the run directory"))
-    return Start(RunDirectory(Path(told["root"])), told["step"], told["finished"])
+    return Start(RunDirectory(Path(told["root"])), told["step"], told["finished"], tuple(told["missing"]))
 
 
 def find_start(config: Config, out: Path | None, world_size: int) -> Start:
@@ -51,7 +54,8 @@ def find_start(config: Config, out: Path | None, world_size: int) -> Start:
     check_same_run(config, root / "config.yaml")
     if directory.summary.is_file():
         return Start(directory, finished=True)
-    step, amiss = CheckpointFolder(directory.checkpoints, config.checkpoint.keep).newest(world_size)
+    folder = CheckpointFolder(directory.checkpoints, config.checkpoint.keep)
+    step, amiss = folder.newest(world_size)
     for line in amiss:
         print(f"warning: {root}: {line}", file=sys.stderr, flush=True)
     directory.forget_references()
@@ -59,7 +63,7 @@ def find_start(config: Config, out: Path | None, world_size: int) -> Start:
         shutil.rmtree(directory.telemetry)
         directory.telemetry.mkdir()
     _cut(directory.metrics, -2 if step is None else step)
-    return Start(directory, step)
+    return Start(directory, step, missing=() if step is None else folder.missing(step))
 
 
 def check_same_run(config: Config, stored: Path) -> None:

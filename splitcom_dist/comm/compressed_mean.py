@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from splitcom_dist.codec.quantize import Int8
 from splitcom_dist.comm.failures import naming
+from splitcom_dist.comm.gloo_p2p import GlooPair
 from splitcom_dist.errors import UserError, WireError
 
 GROUP = 128  # elements that share a scale
@@ -55,14 +56,15 @@ class CompressedMean:
     whoever rests, provided that every sender goes on from the mean it was given: v_i is m and its local steps.
     """
 
-    def __init__(self, start: Tensor) -> None:
-        """`start` (n,) float32: the adapter before training, the same on every rank."""
+    def __init__(self, start: Tensor, group: dist.ProcessGroup) -> None:
+        """`start` (n,) float32: the adapter before training, the same on every rank of `group`."""
+        self._group = group
         self._mean = start.clone()
         self._residual = torch.zeros_like(start)
         self._round = 0
 
-    def mean(self, vector: Tensor | None, weight: float, group: dist.ProcessGroup) -> tuple[Tensor, float, int]:
-        """The agreed mean (n,), the total weight, and the bytes this rank handed over; all ranks of `group` call it.
+    def mean(self, vector: Tensor | None, weight: float, step: int) -> tuple[Tensor, float, int]:
+        """The agreed mean (n,), the total weight, and the bytes this rank handed over; all ranks of the group call it.
 
         `vector` (n,) float32 is this rank's own mean and `weight` its target tokens; None and 0 for a rank that only
         listens, which hands over its 16 bytes of announcement and no packet. If nobody has a weight the mean stays.
@@ -76,8 +78,8 @@ class CompressedMean:
         if (vector is None) != (weight == 0) or weight < 0 or (vector is not None and vector.shape != self._mean.shape):
             raise ValueError(f"weight {weight}, vector {vector if vector is None else tuple(vector.shape)}")
         what = f"adapter averaging, round {self._round}"
-        ranks = dist.get_process_group_ranks(group)
-        weights, size = self._announce(vector, weight, what, group)
+        ranks = dist.get_process_group_ranks(self._group)
+        weights, size = self._announce(vector, weight, what)
         total = math.fsum(weights)
         mean, residual = self._mean.clone(), self._residual
         wanted = residual if vector is None else (vector - mean) * (weight / total) + residual
@@ -89,7 +91,7 @@ class CompressedMean:
                 packet = quantize(wanted)
                 size += packet.nbytes
             with naming("a rank", ranks, what):
-                dist.broadcast(packet, src=rank, group=group)
+                dist.broadcast(packet, src=rank, group=self._group)
             try:
                 change = dequantize(packet, len(mean))
             except WireError as error:
@@ -100,17 +102,15 @@ class CompressedMean:
         self._mean, self._residual, self._round = mean, residual, self._round + 1
         return mean.clone(), total, size
 
-    def _announce(
-        self, vector: Tensor | None, weight: float, what: str, group: dist.ProcessGroup
-    ) -> tuple[list[float], int]:
+    def _announce(self, vector: Tensor | None, weight: float, what: str) -> tuple[list[float], int]:
         """Every rank's weight, told before any packet: a rank that cannot go on says so, and no other waits for it."""
         finite = vector is None or bool(vector.isfinite().all())
         digest = zlib.crc32(self._mean.numpy().data, self._round)  # below 2^32: float64 holds it exactly
         own = torch.tensor([digest, weight if finite else math.nan], dtype=torch.float64)
-        everyone = [torch.empty_like(own) for _ in range(group.size())]
-        ranks = dist.get_process_group_ranks(group)
+        everyone = [torch.empty_like(own) for _ in range(self._group.size())]
+        ranks = dist.get_process_group_ranks(self._group)
         with naming("a rank", ranks, what):
-            dist.all_gather(everyone, own, group=group)
+            dist.all_gather(everyone, own, group=self._group)
         for rank, (other, announced) in zip(ranks, (pair.tolist() for pair in everyone), strict=True):
             if not math.isfinite(announced):
                 raise UserError(
@@ -161,7 +161,7 @@ class DeltaSender(_DeltaEnd):
     error falls by 1/250 a message.
     """
 
-    def send(self, vector: Tensor, receiver: int, group: dist.ProcessGroup) -> int:
+    def send(self, vector: Tensor, pair: GlooPair) -> int:
         """Send `vector` (n,); returns the bytes. Raises UserError on NaN or infinity (nothing is sent), PeerLost."""
         what = f"sending adapters, round {self._round}"
         if vector.shape != self._held.shape:
@@ -174,8 +174,8 @@ class DeltaSender(_DeltaEnd):
         packet = quantize(vector - self._held)
         held = self._held + dequantize(packet, len(vector))
         message = torch.cat([self._checksum(held), packet])
-        with naming(f"rank {receiver}", [receiver], what):
-            dist.send(message, receiver, group=group)
+        with naming(f"rank {pair.peer}", [pair.peer], what):
+            pair.send(message)
         self._held, self._round = held, self._round + 1
         return message.nbytes
 
@@ -183,7 +183,7 @@ class DeltaSender(_DeltaEnd):
 class DeltaReceiver(_DeltaEnd):
     """The other end of a DeltaSender with the same `start`."""
 
-    def receive(self, sender: int, group: dist.ProcessGroup) -> Tensor:
+    def receive(self, pair: GlooPair) -> Tensor:
         """The sender's reconstruction (n,), bit for bit.
 
         Raises WireError if it is not (a damaged packet, ends resumed from different checkpoints), PeerLost.
@@ -191,14 +191,14 @@ class DeltaReceiver(_DeltaEnd):
         what = f"receiving adapters, round {self._round}"
         checksum = self._checksum(self._held)
         message = torch.zeros(checksum.nbytes + packet_bytes(len(self._held)), dtype=torch.uint8)
-        with naming(f"rank {sender}", [sender], what):
-            dist.recv(message, sender, group=group)
+        with naming(f"rank {pair.peer}", [pair.peer], what):
+            pair.receive(message)
         try:
             held = self._held + dequantize(message[checksum.nbytes :], len(self._held))
         except WireError as error:
-            raise WireError(f"rank {sender}, {what}: {error}") from None
+            raise WireError(f"rank {pair.peer}, {what}: {error}") from None
         if not self._checksum(held).equal(message[: checksum.nbytes]):
-            raise WireError(f"rank {sender}, {what}: checksum: the reconstruction is not the sender's")
+            raise WireError(f"rank {pair.peer}, {what}: checksum: the reconstruction is not the sender's")
         self._held, self._round = held, self._round + 1
         return held.clone()
 

@@ -33,13 +33,23 @@ class Transport(Protocol):
 class Edge:
     """This rank's end of the edge to `peer` (its name in the layout)."""
 
-    def __init__(self, transport: Transport, peer: str) -> None:
+    def __init__(self, transport: Transport | None, peer: str) -> None:
+        """Without a transport nothing can cross until `connect`."""
         self.peer = peer
         self.waited = 0.0  # seconds spent waiting for the peer's packets
-        self._transport = transport
+        self._given = transport
         self._slot = torch.empty(SLOT, dtype=torch.uint8)
         self._buffer = self._slot
         self._posted: Pending | None = None
+
+    def connect(self, transport: Transport) -> None:
+        """Go on over another transport: to a peer that was lost and has come back."""
+        self._given, self._posted = transport, None
+
+    @property
+    def _transport(self) -> Transport:
+        assert self._given is not None
+        return self._given
 
     def send(self, header: Header, sections: dict[str, Tensor]) -> int:
         """Send one packet; returns its size on the wire in bytes."""

@@ -6,19 +6,22 @@ In float32 here, as INT8 changes in compressed_mean.py; both have the same three
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from splitcom_dist.comm.circle import Circle, Ring
 from splitcom_dist.comm.compressed_mean import CompressedMean, DeltaReceiver, DeltaSender
 from splitcom_dist.comm.failures import naming
+from splitcom_dist.comm.gloo_p2p import GlooPair
 from splitcom_dist.state import Stateful, Stateless
 
 
 class Averaging(Stateful, Protocol):
     """One rank's end of the averaging of client adapters."""
 
-    def mean(self, vector: Tensor | None, weight: float, group: dist.ProcessGroup) -> tuple[Tensor, float, int]:
-        """Average the vectors (n,) of a group by their weights; None and 0 for a rank that only listens.
+    def mean(self, vector: Tensor | None, weight: float, step: int) -> tuple[Tensor, float, int]:
+        """Average the vectors (n,) of all ranks by their weights; None and 0 for a rank that only listens.
+
+        Where nobody has a weight there is no mean to go on from.
 
         Returns the mean (n,), the total weight and the bytes this rank handed over.
         """
@@ -26,20 +29,23 @@ class Averaging(Stateful, Protocol):
 
 
 class Sending(Stateful, Protocol):
-    def send(self, vector: Tensor, receiver: int, group: dist.ProcessGroup) -> int:
+    def send(self, vector: Tensor, pair: GlooPair) -> int:
         """Send a vector (n,) whose length the receiver knows; returns its bytes."""
         ...
 
 
 class Receiving(Stateful, Protocol):
-    def receive(self, sender: int, group: dist.ProcessGroup) -> Tensor:
-        """The vector (n,) that `sender` sends."""
+    def receive(self, pair: GlooPair) -> Tensor:
+        """The vector (n,) that the other end sends."""
         ...
 
 
-def make_averaging(quantizer: str, start: Tensor) -> Averaging:
+def make_averaging(quantizer: str, start: Tensor, circle: Circle) -> Averaging:
     """`start` (n,) is the adapter before training, the same on every rank."""
-    return CompressedMean(start) if quantizer == "int8" else PlainMean(len(start))
+    if quantizer == "none":
+        return PlainMean(len(start), circle)
+    assert isinstance(circle, Ring)
+    return CompressedMean(start, circle.group)
 
 
 def make_sending(quantizer: str, start: Tensor) -> Sending:
@@ -51,18 +57,18 @@ def make_receiving(quantizer: str, start: Tensor) -> Receiving:
 
 
 class PlainMean(Stateless):
-    """One float32 all-reduce over vectors (length,) and their weight."""
+    """One float32 sum over vectors (length,) and their weight."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, circle: Circle) -> None:
         self._length = length
+        self._circle = circle
 
-    def mean(self, vector: Tensor | None, weight: float, group: dist.ProcessGroup) -> tuple[Tensor, float, int]:
+    def mean(self, vector: Tensor | None, weight: float, step: int) -> tuple[Tensor, float, int]:
         own = torch.zeros(self._length) if vector is None else vector * weight
         buffer = torch.cat([own, torch.tensor([weight])])
-        with naming("a rank", dist.get_process_group_ranks(group), "adapter averaging"):
-            dist.all_reduce(buffer, group=group)
+        size = self._circle.sum(buffer, step)
         total = float(buffer[-1])
-        return buffer[:-1] / total, total, buffer.nbytes
+        return buffer[:-1] / (total or 1.0), total, size
 
 
 class PlainEnd(Stateless):
@@ -71,13 +77,13 @@ class PlainEnd(Stateless):
     def __init__(self, length: int) -> None:
         self._length = length
 
-    def send(self, vector: Tensor, receiver: int, group: dist.ProcessGroup) -> int:
-        with naming(f"rank {receiver}", [receiver], "sending adapters"):
-            dist.send(vector.contiguous(), receiver, group=group)
+    def send(self, vector: Tensor, pair: GlooPair) -> int:
+        with naming(f"rank {pair.peer}", [pair.peer], "sending adapters"):
+            pair.send(vector.contiguous())
         return vector.nbytes
 
-    def receive(self, sender: int, group: dist.ProcessGroup) -> Tensor:
+    def receive(self, pair: GlooPair) -> Tensor:
         vector = torch.empty(self._length)
-        with naming(f"rank {sender}", [sender], "receiving adapters"):
-            dist.recv(vector, sender, group=group)
+        with naming(f"rank {pair.peer}", [pair.peer], "receiving adapters"):
+            pair.receive(vector)
         return vector

@@ -17,6 +17,7 @@ from splitcom_dist.control.rest import Gain
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.metrics.perplexity import Perplexity, perplexity
 from splitcom_dist.models.lora import flatten, unflatten_into
+from splitcom_dist.presence.welcome import welcome_all
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.verdicts import Reports, announce_verdict
 from splitcom_dist.run_directory import RunDirectory, save_tensors
@@ -47,10 +48,11 @@ class AggregatorRole:
         self.reports = Reports(context)
         self._adapter = flatten(whole.of_clients)
         quantizer, of_servers = context.config.fed.adapter_quantizer, flatten(whole.of_servers)
-        self.averaging = make_averaging(quantizer, self._adapter)
+        self.averaging = make_averaging(quantizer, self._adapter, context.world.circle)
         self.receiving = make_receiving(quantizer, of_servers)
         self.controller = make_controller(context.config)
         self.rest = Gain(context.config.rest) if context.config.rest.policy == "gain" else None
+        self.verdict = ""  # the last one
         self.untuned: Perplexity | None = None
         self.tuned: Perplexity | None = None
 
@@ -65,6 +67,8 @@ class AggregatorRole:
             self.untuned = self.evaluate(step=-1)
             self.decide(-1, self.untuned)
         for step in self.context.course.steps(self):
+            if self.context.world.tolerant and schedule.ends_round(step - 1):
+                welcome_all(self.context.world, step, flatten(self.whole.of_clients), self.verdict)
             if schedule.averages_after(step):
                 self.average(step)
             result = None
@@ -77,14 +81,16 @@ class AggregatorRole:
     def state(self) -> State:
         adapters = {"clients": flatten(self.whole.of_clients), "servers": flatten(self.whole.of_servers)}
         results = {name: result and asdict(result) for name, result in self._results.items()}
-        return {**gathered(self._memory), **adapters, "moved_from": self._adapter, "results": facts(results)}
+        told = {"results": results, "verdict": self.verdict}
+        return {**gathered(self._memory), **adapters, "moved_from": self._adapter, "told": facts(told)}
 
     def load(self, state: State) -> None:
         spread(state, self._memory)
         unflatten_into(state["clients"], self.whole.of_clients)
         unflatten_into(state["servers"], self.whole.of_servers)
         self._adapter = state["moved_from"].clone()
-        results = read_facts(state["results"])
+        told = read_facts(state["told"])
+        results, self.verdict = told["results"], told["verdict"]
         self.untuned, self.tuned = (
             Perplexity(**results[name]) if results[name] else None for name in ("untuned", "tuned")
         )
@@ -107,20 +113,21 @@ class AggregatorRole:
     def average(self, step: int) -> None:
         """Take part in the clients' averaging with weight 0, and keep the mean."""
         world = self.context.world
-        clients = list(world.layout.client_ranks)
-        world.wait_for(f"round/{step}", clients, f"the averaging after step {step}")
+        world.await_round(step)
         started = time.perf_counter()
-        mean, weight, size = self.averaging.mean(None, 0.0, world.averaging_group)
-        unflatten_into(mean, self.whole.of_clients)
+        mean, weight, size = self.averaging.mean(None, 0.0, step)
+        if weight:  # else nobody who is left has trained since the last one
+            unflatten_into(mean, self.whole.of_clients)
         self.context.ledger.adapters(size)
         epoch = self.context.schedule.epoch_of(step)
         record_round(self.context.log, step, epoch, 0, weight, size, time.perf_counter() - started)
 
     def collect_server_adapter(self, step: int) -> None:
         """Receive the adapter of the body from the first server; all hold the same one."""
-        world, server = self.context.world, self.context.world.layout.first_server
+        world = self.context.world
         world.wait_for(f"adapter/{step}", list(world.layout.server_ranks), f"the adapter of the body after step {step}")
-        unflatten_into(self.receiving.receive(server, world.evaluation_group), self.whole.of_servers)
+        assert world.groups.evaluation is not None
+        unflatten_into(self.receiving.receive(world.groups.evaluation), self.whole.of_servers)
 
     def evaluate(self, step: int) -> Perplexity:
         """Perplexity on the validation split, logged; step -1 is the model before training."""
@@ -159,7 +166,7 @@ class AggregatorRole:
             mode, reason = self.rest.decide(observation)
             if reason:
                 record_event(self.context.log, step, "rest", reason)
-        announce_verdict(self.context, step, result, decisions, mode)
+        self.verdict = announce_verdict(self.context, step, result, decisions, mode)
         if memory := self.controller.checkpoint():
             save_tensors(self.directory.checkpoints / f"{self.controller.name}.safetensors", memory)
 

@@ -14,6 +14,7 @@ from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import is_upward
 from splitcom_dist.models.lora import flatten
 from splitcom_dist.models.split import trained_by_clients
+from splitcom_dist.presence.service import Service
 from splitcom_dist.roles.aggregator import AggregatorRole, WholeModel
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
@@ -104,7 +105,8 @@ def _server(context: Context, share: Share, directory: RunDirectory) -> ServerRo
 
     progress = make_progress(context.config.telemetry.progress and world.rank == layout.first_server)
     kind = UServerRole if context.config.model.tail_layers else StandardServerRole
-    return kind(context, share.parts["body"], share.adapter("body"), _roster(context, directory, served), progress)
+    clients, service = _roster(context, directory, served), Service(world, edges)
+    return kind(context, share.parts["body"], share.adapter("body"), clients, service, progress)
 
 
 def _aggregator(context: Context, share: Share, directory: RunDirectory) -> AggregatorRole:
@@ -118,7 +120,8 @@ def _aggregator(context: Context, share: Share, directory: RunDirectory) -> Aggr
 
 def _edge(context: Context, client_rank: int, peer: int) -> Edge:
     world = context.world
-    return Edge(world.transport(client_rank), world.layout.name_of(peer))
+    transport = None if world.comes_back else world.transport(client_rank)
+    return Edge(transport, world.layout.name_of(peer))
 
 
 def _flows(

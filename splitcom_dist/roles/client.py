@@ -1,5 +1,6 @@
 """A client rank: its logical clients take turns with the same frozen blocks, each with its own adapter."""
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -19,11 +20,12 @@ from splitcom_dist.data.tokens import Sample
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.models.split import forward_blocks
+from splitcom_dist.presence.comeback import Attendance, ask_for_welcome
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.roster import Roster
-from splitcom_dist.roles.verdicts import await_verdict, report
+from splitcom_dist.roles.verdicts import await_verdict, report, take
 from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
 from splitcom_dist.telemetry.records import record_event, record_round, record_training
 
@@ -35,11 +37,12 @@ class ClientRole:
         self, context: Context, head: PreTrainedModel, edge: Edge, clients: Roster[LogicalClient], start: Tensor
     ) -> None:
         """`start` (n,) is the adapter before training."""
+        self.attendance = Attendance(context.world, edge)
         self.context = context
         self.head = head
         self.edge = edge
         self.clients = clients
-        self.averaging = make_averaging(context.config.fed.adapter_quantizer, start)
+        self.averaging = make_averaging(context.config.fed.adapter_quantizer, start, context.world.circle)
         self.mean = start  # the newest one, from which everybody goes on who has not trained since
         self.weights: dict[int, int] = {}  # target tokens of those who have, by client
         self.lr = context.config.train.lr  # of the client that had the last turn
@@ -54,13 +57,20 @@ class ClientRole:
         if not self.context.course.resumes:
             self.take_verdict(-1)  # on the model before training
         for step in self.context.course.steps(self):
-            for number in schedule.turns(step, world.rank):
+            for number in schedule.turns(step, world.rank) if self.attendance.attends(step) else ():
                 self.train(self.clients[number], step)
             if schedule.averages_after(step):
                 self.average(step)
             if schedule.decides_after(step):
                 report(self.context, step, self.lr, self.clients)
                 self.take_verdict(step)
+
+    def come_back(self) -> None:
+        """Take part again in a run that went on without this rank: from the mean that all have, with new optimizers."""
+        welcome = ask_for_welcome(self.context.world, len(self.mean))
+        self.mean = welcome.mean
+        take(json.loads(welcome.verdict), self.context, self.clients)
+        self.context.course.enter(welcome.step)
 
     def state(self) -> State:
         told = {"weights": self.weights, "lr": self.lr}
@@ -82,7 +92,7 @@ class ClientRole:
         samples = self.context.schedule.batch(client.samples, client.id, step, self.context.config.train.seed)
         batch = collate(samples)
         targets = sum(map(len, batch.targets))
-        if self.context.schedule.participation < 1:
+        if self.context.schedule.participation < 1 or self.context.world.comes_back:
             client.optimizer.catch_up(step)
         lr = client.optimizer.lr
         if client.id not in self.weights:
@@ -177,13 +187,14 @@ class ClientRole:
         """The mean over all clients that have trained since the last one, weighted by target tokens: all go on from
         it."""
         world = self.context.world
-        world.announce(f"round/{step}")  # the aggregator waits for this, not inside the reduction
+        world.announce(f"round/{step}")  # the aggregator waits for this, not inside the sum
         started = time.perf_counter()
         weighted, weight = torch.zeros_like(self.mean), sum(self.weights.values())
         for number in sorted(self.weights):
             weighted += self.weights[number] * self.adapter_of(number)
         own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
-        self.mean, total, size = self.averaging.mean(own, weight, world.averaging_group)
+        mean, total, size = self.averaging.mean(own, weight, step)
+        self.mean = mean if total else self.mean
         world.hold(size, started)
         participants = len(self.weights)
         self.weights.clear()

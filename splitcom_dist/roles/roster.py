@@ -64,6 +64,13 @@ class Roster(Generic[M]):
         """The state of a client that has had a turn, wherever it is; not to be changed."""
         return self._present[number].state() if number in self._present else self._read(number)
 
+    def forget(self, numbers: Sequence[int]) -> None:
+        """These begin afresh with their next turn."""
+        for number in numbers:
+            if (client := self._present.pop(number, None)) is not None:
+                client.close()
+            self._parked.pop(number, None)
+
     def hear(self, theta: Mapping[str, float]) -> None:
         """A verdict: thresholds by link, for every client from its next turn on."""
         self._theta |= theta

@@ -21,6 +21,7 @@ from splitcom_dist.comm.gradients import StepTotals, sum_gradients
 from splitcom_dist.comm.reduce import make_sending
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten, unflatten_into
+from splitcom_dist.presence.service import Service
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.roster import Roster
@@ -28,7 +29,7 @@ from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.verdicts import await_verdict, report
 from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.telemetry.progress import Progress
-from splitcom_dist.telemetry.records import SERVER, record_gradients, record_training
+from splitcom_dist.telemetry.records import SERVER, record_event, record_gradients, record_training
 from splitcom_dist.training import AdapterOptimizer
 
 
@@ -45,7 +46,7 @@ class Turn:
 
 
 class ServerRole(ABC):
-    """The blocks behind the cut, and their adapters; `clients` are the logical clients it serves."""
+    """The blocks behind the cut, and their adapters; `clients` are the logical clients of the ranks in `service`."""
 
     def __init__(
         self,
@@ -53,11 +54,13 @@ class ServerRole(ABC):
         model: PreTrainedModel,
         parameters: Sequence[nn.Parameter],
         clients: Roster[ServedClient],
+        service: Service,
         progress: Progress,
     ) -> None:
         self.context = context
         self.model = model
         self.clients = clients
+        self.service = service
         self.progress = progress
         self.parameters = list(parameters)
         self.sending = make_sending(context.config.fed.adapter_quantizer, flatten(self.parameters))
@@ -104,8 +107,9 @@ class ServerRole(ABC):
         """Serve every active client of ours, then step on the gradients of all servers' weighted by target tokens."""
         started = time.perf_counter()
         turns: list[Turn] = []
+        self.call_the_roll(step)
         for numbers in self.context.schedule.waves(step, self.context.world.rank):
-            wave = self.clients.present(numbers)
+            wave = self.clients.present([number for number in numbers if self.service.serves(self.rank_of(number))])
             if not self.opens(step):
                 for client in wave:
                     client.edge.post()
@@ -129,6 +133,19 @@ class ServerRole(ABC):
             epoch = self.context.schedule.epoch_of(step)
             self.progress.step(step, epoch, totals.loss / totals.targets, totals.tokens, totals.crossed_bytes)
 
+    def call_the_roll(self, step: int) -> None:
+        """Forget what was kept for client ranks that are lost; those who have come back begin afresh."""
+        lost, come = self.service.begin(step)
+        for rank in lost:
+            self.clients.forget(self.context.world.layout.clients_of(rank))
+        for kind, told in (("lost", lost.values()), ("back", map(self.context.world.layout.name_of, come))):
+            for text in told:
+                record_event(self.context.log, step, kind, text)
+
+    def rank_of(self, number: int) -> int:
+        """The rank of a logical client."""
+        return self.context.world.layout.rank_of(number)
+
     def sum_over_servers(self, turns: Sequence[Turn], step: int) -> StepTotals:
         """Make every gradient the sum over all servers; returns what is behind it. One server has both already."""
         world, ledger, started = self.context.world, self.context.ledger, time.perf_counter()
@@ -138,11 +155,11 @@ class ServerRole(ABC):
             sum(turn.loss for turn in turns),
             ledger.crossed_bytes,
         )
-        if world.gradient_group is None:
+        if world.groups.gradients is None:
             return totals
         others = [rank for rank in world.layout.server_ranks if rank != world.rank]
         names = " or ".join(map(world.layout.name_of, others))
-        totals, size = sum_gradients(self.parameters, totals, world.gradient_group, names, step)
+        totals, size = sum_gradients(self.parameters, totals, world.groups.gradients, names, step)
         ledger.adapters(size)
         seconds, epoch = time.perf_counter() - started, self.context.schedule.epoch_of(step)
         record_gradients(self.context.log, step, epoch, len(turns), totals.targets, size, seconds)
@@ -209,7 +226,8 @@ class ServerRole(ABC):
         """Hand the adapter to the aggregator, which evaluates with it."""
         world = self.context.world
         world.announce(f"adapter/{step}")
-        size = self.sending.send(flatten(self.parameters), world.layout.aggregator_rank, world.evaluation_group)
+        assert world.groups.evaluation is not None
+        size = self.sending.send(flatten(self.parameters), world.groups.evaluation)
         self.context.ledger.adapters(size)
 
     def take_verdict(self, step: int) -> None:

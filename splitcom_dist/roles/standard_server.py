@@ -17,7 +17,11 @@ class StandardServerRole(ServerRole):
     """Blocks cut_layer.. and the LM head."""
 
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
-        return [self.serve_one(client, step) for client in wave]
+        turns = []
+        for client in wave:
+            with self.service.tolerating(self.rank_of(client.number)):
+                turns.append(self.serve_one(client, step))
+        return turns
 
     def serve_one(self, client: ServedClient, step: int) -> Turn:
         """One client's batch: activation in, loss, gradient out. While heads rest neither comes nor goes."""
@@ -35,13 +39,14 @@ class StandardServerRole(ServerRole):
         count = sum(map(len, targets))
         self.context.ledger.learnt(loss, count)
         check_finite(loss, client.number, step, self.context.config.train.lr)
-        if gradient is not None and packet is not None:
-            client.outgoing["down_gradient"].send(step, visit, gradient, peer_digest=packet.header.answer_digest)
-        elif packet is not None:
-            client.outgoing["down_gradient"].acknowledge(step, visit)
-        else:
-            client.incoming["up_activation"].spare(step, visit)
-            client.outgoing["down_gradient"].spare(step, visit)
+        with self.service.tolerating(self.rank_of(client.number)):  # the body's gradient is made, and counts
+            if gradient is not None and packet is not None:
+                client.outgoing["down_gradient"].send(step, visit, gradient, peer_digest=packet.header.answer_digest)
+            elif packet is not None:
+                client.outgoing["down_gradient"].acknowledge(step, visit)
+            else:
+                client.incoming["up_activation"].spare(step, visit)
+                client.outgoing["down_gradient"].spare(step, visit)
         return Turn(client.number, loss, len(rows), count, time.perf_counter() - started - waited, waited)
 
     def targets(self, client: ServedClient, packet: Packet) -> list[Tensor]:

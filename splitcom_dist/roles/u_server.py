@@ -33,10 +33,14 @@ class UServerRole(ServerRole):
 
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
         """Forward for every client of the wave, then backward for every one: their tails compute meanwhile."""
-        passages = [self.forward(client, step) for client in wave]
+        passages, turns = [], []
+        for client in wave:
+            with self.service.tolerating(self.rank_of(client.number)):
+                passages.append(self.forward(client, step))
         for passage in passages:
-            self.backward(passage, step)
-        return [passage.turn for passage in passages]
+            with self.service.tolerating(self.rank_of(passage.client.number)):
+                turns.append(self.backward(passage, step))
+        return turns
 
     def forward(self, client: ServedClient, step: int) -> Passage:
         """Activation in, body output out. While heads rest the activation is the one that came last."""
@@ -62,7 +66,7 @@ class UServerRole(ServerRole):
         turn = Turn(client.number, tokens=len(rows), seconds=time.perf_counter() - started - waited, waited=waited)
         return Passage(client, turn, visit, rows, output)
 
-    def backward(self, passage: Passage, step: int) -> None:
+    def backward(self, passage: Passage, step: int) -> Turn:
         """Gradient of the client's summed loss in, gradient at the cut out; adapter gradients accumulate."""
         client, turn = passage.client, passage.turn
         started, waited = time.perf_counter(), client.edge.waited
@@ -73,12 +77,14 @@ class UServerRole(ServerRole):
         if gradient is None or not packet.header.targets:
             raise WireError(f"{client.edge.peer}, up_gradient, step {step}: targets: 0, a batch has at least one")
         passage.output.backward(gradient)
-        if self.context.head_trains(step):
-            client.outgoing["down_gradient"].send(
-                step, passage.visit, passage.rows.grad, peer_digest=packet.header.answer_digest
-            )
-        else:
-            client.outgoing["down_gradient"].spare(step, passage.visit)
+        with self.service.tolerating(self.rank_of(client.number)):  # the body's gradient is made, and counts
+            if self.context.head_trains(step):
+                client.outgoing["down_gradient"].send(
+                    step, passage.visit, passage.rows.grad, peer_digest=packet.header.answer_digest
+                )
+            else:
+                client.outgoing["down_gradient"].spare(step, passage.visit)
         turn.targets = packet.header.targets
         turn.seconds += time.perf_counter() - started - waited
         turn.waited += waited
+        return turn

@@ -1,7 +1,7 @@
 """What ranks tell the aggregator at a decision, and the verdict it answers with: perplexity and thresholds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,10 @@ from splitcom_dist.telemetry.ledger import named_totals
 def report(context: Context, step: int, lr: float, clients: Roster[Any]) -> None:
     """A client's or server's word at a decision: its books so far, and how fast its values drift."""
     ledger, world = context.ledger, context.world
+    context.log.flush()  # what has been told must not be lost with this process
     text = json.dumps(
         {
+            "incarnation": world.incarnation,
             "totals": ledger.totals().tolist(),
             "loss": ledger.loss,
             "targets": ledger.loss_targets,
@@ -41,17 +43,22 @@ def await_verdict(context: Context, step: int, clients: Roster[Any]) -> float | 
     """
     world = context.world
     verdict = json.loads(world.wait_for(f"verdict/{step}", [world.layout.aggregator_rank], "a verdict"))
-    clients.hear(verdict["theta"])
-    if "mode" in verdict:
-        context.schedule.attendance.hear(Mode(verdict["mode"]))
+    take(verdict, context, clients)
     ppl: float | None = verdict["ppl"]
     return ppl
 
 
+def take(verdict: Mapping[str, Any], context: Context, clients: Roster[Any]) -> None:
+    """Go by a verdict: thresholds, and what heads do."""
+    clients.hear(verdict["theta"])
+    if "mode" in verdict:
+        context.schedule.attendance.hear(Mode(verdict["mode"]))
+
+
 def announce_verdict(
     context: Context, step: int, result: Perplexity | None, decisions: Sequence[Decision], mode: Mode | None
-) -> None:
-    """The aggregator's side of `await_verdict`; no mode where epochs alone decide it."""
+) -> str:
+    """The aggregator's side of `await_verdict`; no mode where epochs alone decide it. Returns what is told."""
     theta = {decision.link: decision.theta for decision in decisions}
     verdict: dict[str, object] = {"ppl": result.ppl if result else None, "theta": theta}
     if mode is not None:
@@ -60,6 +67,7 @@ def announce_verdict(
     text = json.dumps(verdict)
     context.world.announce(f"verdict/{step}", text)
     context.ledger.control(len(text) * (context.world.layout.world_size - 1))
+    return text
 
 
 class Reports:
@@ -68,32 +76,38 @@ class Reports:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._totals = torch.zeros_like(context.ledger.totals())
-        self._loss, self._targets = 0.0, 0
+        self._last: dict[int, dict[str, Any]] = {}  # what each rank told last
         self.lr = 0.0
         self.train_loss: float | None = None
         self.use: dict[str, LinkUse] = {}
         self.other_bytes = 0
 
     def state(self) -> State:
-        return {"totals": self._totals, "facts": facts({"loss": self._loss, "targets": self._targets})}
+        return {"totals": self._totals, "facts": facts({"last": self._last})}
 
     def load(self, state: State) -> None:
         self._totals = state["totals"].clone()
-        told = read_facts(state["facts"])
-        self._loss, self._targets = told["loss"], told["targets"]
+        self._last = {int(rank): told for rank, told in read_facts(state["facts"])["last"].items()}
 
     def collect(self, step: int) -> None:
-        """Wait for every rank's report of this step."""
-        world = self._context.world
-        totals, loss, targets = self._context.ledger.totals(), 0.0, 0
+        """Wait for every rank's report of this step; of one that is lost, the last one stands."""
+        world, loss, targets = self._context.world, 0.0, 0
         drift = dict.fromkeys(LINKS, (0.0, 0))
-        for rank in range(world.layout.world_size - 1):
-            told = json.loads(world.wait_for(f"report/{step}/{rank}", [rank], f"its report after step {step}"))
-            totals += torch.tensor(told["totals"])
-            loss, targets, self.lr = loss + told["loss"], targets + told["targets"], told["lr"]
+        everybody = range(world.layout.world_size - 1)
+        for rank, text in world.hear_all(f"report/{step}", everybody, f"the reports after step {step}").items():
+            told = json.loads(text)
+            before = self._last.get(rank, {})
+            if before.get("incarnation") != told["incarnation"]:
+                before = {}  # one that has come back sums its loss anew
+            loss += told["loss"] - before.get("loss", 0.0)
+            targets += told["targets"] - before.get("targets", 0)
+            self._last[rank], self.lr = told, told["lr"]
             drift |= {
                 link: (drift[link][0] + total, drift[link][1] + count) for link, (total, count) in told["drift"].items()
             }
+        totals = self._context.ledger.totals()
+        for told in self._last.values():
+            totals += torch.tensor(told["totals"])
         links, others = named_totals(totals - self._totals)
         self.use = {
             link: LinkUse(
@@ -107,5 +121,5 @@ class Reports:
             if counts["raw_padded_bytes"]
         }
         self.other_bytes = others["adapter_bytes"] + others["control_bytes"]
-        self.train_loss = (loss - self._loss) / max(1, targets - self._targets)
-        self._totals, self._loss, self._targets = totals, loss, targets
+        self.train_loss = loss / max(1, targets)
+        self._totals = totals

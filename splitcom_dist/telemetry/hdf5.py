@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +16,7 @@ from splitcom_dist.errors import UserError
 from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES, row_dtype
 
 CHUNK_ROWS = 1024
+TOTALS = "totals"  # dataset of a rank's counts so far, as `Ledger.totals` has them
 
 
 class RankLog:
@@ -25,10 +26,12 @@ class RankLog:
         """`kept` rows of each table are taken over from the log that is there, of the run that goes on."""
         self.path = path
         old = {table: read(path, table)[:count] for table, count in (kept or {}).items()}
+        self._totals: Callable[[], np.ndarray] | None = None
         self._pending: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
         with self._naming_the_file():
             place = path if kept is None else path.with_suffix(".part")
             self._file = h5py.File(place, "x" if kept is None else "w", libver="latest")
+            self._file.create_dataset(TOTALS, shape=(0,), maxshape=(None,), dtype=np.int64, chunks=(64,))
             self._tables = {table: _create(self._file, table) for table in TABLES}
             self._file.attrs.update(
                 schema_version=SCHEMA_VERSION,
@@ -57,12 +60,22 @@ class RankLog:
 
     def flush(self) -> None:
         """Write pending rows so that they survive this process. UserError, naming the file, if the disk refuses."""
+        if self._totals is not None:
+            with self._naming_the_file():
+                values = self._totals()
+                self._file[TOTALS].resize(len(values), axis=0)
+                self._file[TOTALS][:] = values
+                self._file[TOTALS].flush()
         for table, rows in self._pending.items():
             if not rows:
                 continue
             with self._naming_the_file():
                 self._write(table, np.array(rows, dtype=self._tables[table].dtype))
             rows.clear()
+
+    def also_keep(self, totals: Callable[[], np.ndarray]) -> None:
+        """Write this rank's totals so far, an int64 vector (n,), with every flush, so that they outlive it, too."""
+        self._totals = totals
 
     def row_counts(self) -> dict[str, int]:
         """How many rows of each table are written."""
@@ -119,6 +132,16 @@ def read(path: Path, table: str) -> np.ndarray:
             raise UserError(f"{path}: {gone[0]}, which holds a rank's rows, is missing")
         # A killed writer may have grown the table without filling it; the row count is written last.
         return np.asarray(rows[:promised])
+
+
+def read_kept(path: Path) -> tuple[dict[str, int] | None, np.ndarray]:
+    """How many rows of each table a log holds, and its rank's totals (n,) int64 when they were written last, n = 0 if
+    they never were; None if there is no log that can be read."""
+    try:
+        with open_log(path) as file:
+            return {table: int(file[table].attrs["rows"]) for table in TABLES}, np.asarray(file[TOTALS][:])
+    except (UserError, KeyError):
+        return None, np.zeros(0, np.int64)
 
 
 def open_log(path: Path) -> h5py.File:

@@ -29,6 +29,7 @@ class Ledger:
         self._others = dict.fromkeys(OTHERS, 0)
         self.loss, self.loss_targets = 0.0, 0  # summed over the run so far, where this rank computes it
         self.crossed_bytes = 0  # sent and received by this rank: what its progress shows
+        log.also_keep(lambda: self.totals().numpy())
 
     def sent(self, header: Header, wire: int, labels: int, encode_seconds: float, send_seconds: float) -> None:
         """Book a packet this rank sent; `wire` is its size in bytes, of which `labels` are labels."""
@@ -63,6 +64,11 @@ class Ledger:
         """All counts as one int64 vector, to be summed over ranks."""
         values = [count for link in LINKS for count in self._links[link].values()]
         return torch.tensor([*values, *self._others.values()], dtype=torch.int64)
+
+    def go_on_from(self, totals: Tensor) -> None:
+        """Count on from what `totals` of an earlier process of this rank gave."""
+        if len(totals):
+            self._links, self._others = named_totals(totals)
 
     def state(self) -> State:
         told = {"links": self._links, "others": self._others, "loss": self.loss, "loss_targets": self.loss_targets}

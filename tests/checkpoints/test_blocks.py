@@ -24,7 +24,7 @@ def store(seed: int) -> dict[str, torch.Tensor]:
 
 
 def save(folder: CheckpointFolder, step: int, state: dict[str, torch.Tensor]) -> None:
-    folder.commit(step, {0: folder.write(step, 0, state)})
+    folder.commit(step, {0: folder.write(step, 0, state)}, 1)
 
 
 def size(folder: CheckpointFolder, step: int) -> int:

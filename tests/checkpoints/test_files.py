@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> CheckpointFolder:
     """Whole checkpoints after steps 3, 7 and 11, of which two are kept."""
     folder = CheckpointFolder(tmp_path / "checkpoints", keep=2)
     for step in (3, 7, 11):
-        folder.commit(step, {rank: folder.write(step, rank, state(step, rank)) for rank in range(RANKS)})
+        folder.commit(step, {rank: folder.write(step, rank, state(step, rank)) for rank in range(RANKS)}, RANKS)
     return folder
 
 
@@ -40,7 +40,7 @@ def test_one_that_was_never_finished_is_passed_over(folder: CheckpointFolder) ->
     assert step == 11
     assert amiss == ["checkpoint after step 15 cannot be used: it has no readable manifest.json: it was never finished"]
     digests = {rank: folder.write(19, rank, state(19, rank)) for rank in range(RANKS)}
-    folder.commit(19, digests)
+    folder.commit(19, digests, RANKS)
     assert folder.steps() == [11, 19], "the unfinished one goes with the next whole one"
 
 
@@ -73,7 +73,7 @@ def test_of_another_world_it_is_of_no_use(folder: CheckpointFolder) -> None:
 def test_views_of_one_storage_are_saved_apart(folder: CheckpointFolder) -> None:
     whole = torch.arange(6.0)
     views = {"front": whole[:3], "back": whole[3:], "across": whole.view(2, 3).T}
-    folder.commit(20, {0: folder.write(20, 0, views)})
+    folder.commit(20, {0: folder.write(20, 0, views)}, 1)
     found = folder.read(20, 0)
     assert found["back"].tolist() == [3, 4, 5]
     assert found["across"].tolist() == [[0, 3], [1, 4], [2, 5]]

@@ -21,7 +21,7 @@ def saved_run(root: Path, step: int) -> Start:
     """A run that was killed some steps after its only checkpoint."""
     start = find_start(config(), root, 1)
     folder = CheckpointFolder(start.directory.checkpoints, 1)
-    folder.commit(step, {0: folder.write(step, 0, {"x": torch.zeros(2)})})
+    folder.commit(step, {0: folder.write(step, 0, {"x": torch.zeros(2)})}, 1)
     lines = [json.dumps({"step": number, "ppl": 1.0}) + "\n" for number in (-1, step, step + 4)]
     start.directory.metrics.write_text("".join(lines))
     (start.directory.root / "references").mkdir()

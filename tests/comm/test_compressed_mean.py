@@ -24,6 +24,7 @@ from splitcom_dist.comm.compressed_mean import (
     packet_bytes,
     quantize,
 )
+from splitcom_dist.comm.gloo_p2p import GlooPair
 from splitcom_dist.errors import PeerLost, UserError, WireError
 
 FORK = multiprocessing.get_context("fork")
@@ -93,29 +94,28 @@ class Ranks:
 
 
 def rounds(
-    end: CompressedMean, group: dist.ProcessGroup, vectors: Tensor, weights: list[float], adopt: bool, feedback: bool
+    end: CompressedMean, vectors: Tensor, weights: list[float], adopt: bool, feedback: bool
 ) -> tuple[Tensor, list[float], list[int]]:
     """One rank's part of `Ranks.rounds`: means (rounds, n), total weights, bytes."""
     replies = []
-    for vector, weight in zip(vectors, weights, strict=True):
+    for step, (vector, weight) in enumerate(zip(vectors, weights, strict=True)):
         state = end.state()
         moved = state["mean"] + vector if adopt else vector
         if not feedback:  # what a scheme without error feedback does after every round
             end.load(state | {"residual": torch.zeros_like(vector)})
-        replies.append(end.mean(moved if weight else None, weight, group))
+        replies.append(end.mean(moved if weight else None, weight, step))
     means, totals, sizes = zip(*replies, strict=True)
     return torch.stack(means), list(totals), list(sizes)
 
 
 def serve(rank: int, count: int, store: Path, timeout: float, pipe: Connection) -> None:
     torch.set_num_threads(1)
+    shared = dist.FileStore(str(store), count)
+    patience = timedelta(seconds=timeout)
     dist.init_process_group(
-        "gloo",
-        store=dist.FileStore(str(store), count),
-        rank=rank,
-        world_size=count,
-        timeout=timedelta(seconds=timeout),
+        "gloo", store=dist.PrefixStore("all", shared), rank=rank, world_size=count, timeout=patience
     )
+    pair = GlooPair(shared, "pair", rank, 1 - rank, timeout) if rank < 2 else None
     group = dist.group.WORLD
     assert group is not None
     end: Any = None
@@ -125,13 +125,15 @@ def serve(rank: int, count: int, store: Path, timeout: float, pipe: Connection) 
         try:
             if verb == "new":
                 kind, start = arguments
-                end = kind(start)
+                end = kind(start, group) if kind is CompressedMean else kind(start)
             elif verb == "rounds":
-                reply = rounds(end, group, *arguments)
+                reply = rounds(end, *arguments)
             elif verb in ("state", "load"):
                 reply = getattr(end, verb)(*arguments)
+            elif verb == "mean":
+                reply = end.mean(*arguments, step=0)
             else:
-                reply = getattr(end, verb)(*arguments, group)
+                reply = getattr(end, verb)(*arguments, pair)
         except Exception as error:
             reply = type(error)(str(error))
         pipe.send(reply)
@@ -283,10 +285,10 @@ def test_a_difference_too_large_for_float32_is_refused_by_all(ranks: Ranks) -> N
 
 
 def test_a_vector_of_the_wrong_size_or_without_weight_is_a_mistake_of_the_caller() -> None:
-    end, group = CompressedMean(torch.zeros(10)), dist.group.WORLD
+    end = CompressedMean(torch.zeros(10), None)  # type: ignore[arg-type]
     for vector, weight in ((torch.zeros(9), 1.0), (torch.zeros(10), 0.0), (None, 1.0), (torch.zeros(10), -1.0)):
         with pytest.raises(ValueError, match="weight"):
-            end.mean(vector, weight, group)  # type: ignore[arg-type]
+            end.mean(vector, weight, step=0)
 
 
 def test_ranks_that_hold_different_means_are_found_before_a_packet_is_sent(ranks: Ranks) -> None:
@@ -307,11 +309,11 @@ def test_averaging_goes_on_from_a_checkpoint_as_if_nothing_had_happened(ranks: R
     ranks.ask({rank: ("load", state) for rank, state in enumerate(states)})
     assert ranks.rounds(vectors[3:], weights).equal(expected)
     with pytest.raises(UserError, match="300 elements, 5 expected"):
-        CompressedMean(torch.zeros(5)).load(states[0])
+        CompressedMean(torch.zeros(5), None).load(states[0])  # type: ignore[arg-type]
 
 
 def send(ranks: Ranks, vector: Tensor) -> tuple[Any, Any]:
-    replies = ranks.ask({0: ("send", vector, 1), 1: ("receive", 0)})
+    replies = ranks.ask({0: ("send", vector), 1: ("receive",)})
     return replies[0], replies[1]
 
 
@@ -341,7 +343,7 @@ def test_a_delta_stream_follows_its_vector_and_closes_in_on_one_that_rests(ranks
 
 def test_a_delta_stream_refuses_nan_and_ends_that_differ(ranks: Ranks) -> None:
     start_stream(ranks, torch.zeros(10))
-    refusal = ranks.ask({0: ("send", torch.full((10,), math.nan), 1)})[0]
+    refusal = ranks.ask({0: ("send", torch.full((10,), math.nan))})[0]
     assert isinstance(refusal, UserError) and "round 0: the adapter of rank 0 holds NaN" in str(refusal)
     assert send(ranks, torch.ones(10))[1].allclose(torch.ones(10), atol=0.01), "nothing may have been sent"
     ranks.ask({1: ("new", DeltaReceiver, torch.full((10,), 1e-3))})

@@ -135,7 +135,7 @@ def main(transport: str, scenario: str) -> None:
     elif not together:
         world.wait_for("over", [world.rank], "the end")
     if together:
-        world.sum_over_ranks(torch.zeros(1, dtype=torch.int64))
+        world.sum_over_ranks("done", torch.zeros(1, dtype=torch.int64))
         world.leave()
         end_process(0)  # finalises MPI
     os._exit(0)

@@ -16,7 +16,7 @@ import torch
 from conftest import run_command
 
 from splitcom_dist.codec.wire import SECTIONS
-from splitcom_dist.comm.torch_p2p import TorchTransport
+from splitcom_dist.comm.gloo_p2p import GlooPair
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.roles import share, u_server
@@ -64,7 +64,7 @@ def watch(findings: Path) -> Callable[[], None]:
         received: list[bytes] = []
         found = {"received_bytes": 0, "tensors": 0, "steps": 0, "on_the_wire": 0, "in_tensors": 0, "tokenizers": 0}
         this_rank: list[int] = []
-        post, wait_for, total = TorchTransport.post_receive, World.wait_for, World.sum_over_ranks
+        post, wait_for, total = GlooPair.post_receive, World.wait_for, World.sum_over_ranks
         tokenizer, run, serve = ModelSource.tokenizer, ServerRole.run, ServerRole.step
 
         class Recorded:
@@ -80,8 +80,8 @@ def watch(findings: Path) -> Callable[[], None]:
             received.append(text.encode())
             return text
 
-        def summed(self: World, values: torch.Tensor) -> torch.Tensor:
-            values = total(self, values)
+        def summed(self: World, name: str, values: torch.Tensor) -> torch.Tensor:
+            values = total(self, name, values)
             received.append(values.numpy().tobytes())
             return values
 
@@ -105,7 +105,7 @@ def watch(findings: Path) -> Callable[[], None]:
             run(self)
             findings.write_text(json.dumps(found))
 
-        TorchTransport.post_receive = lambda self, buffer: Recorded(post(self, buffer), buffer)  # type: ignore[method-assign,assignment,return-value]
+        GlooPair.post_receive = lambda self, buffer: Recorded(post(self, buffer), buffer)  # type: ignore[assignment,return-value]
         World.wait_for, World.sum_over_ranks = heard, summed  # type: ignore[method-assign,assignment]
         ModelSource.tokenizer = counted  # type: ignore[method-assign]
         ServerRole.run, ServerRole.step = ran, stepped  # type: ignore[method-assign]

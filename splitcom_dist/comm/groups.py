@@ -1,0 +1,92 @@
+"""The process groups of one rank: a pair an edge, the circle that averages adapters, the servers' own."""
+
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from splitcom_dist.comm.circle import Ring
+from splitcom_dist.comm.gloo_p2p import GlooPair
+from splitcom_dist.layout import Layout
+
+PATIENCE = 3.0  # timeouts, for which others wait while a server or the aggregator waits one for a client that is lost
+
+
+class Groups:
+    """Made by all ranks together; pairs with a client rank also later, when it has come back (membership.py).
+
+    There is one pair an edge, so that a timeout closes that edge only.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, layout: Layout, timeout_seconds: float, tolerant: bool) -> None:
+        """`tolerant`: the run goes on when client ranks are lost, so no group but a pair may need them.
+
+        Raises RuntimeError if the others do not come within the timeout.
+        """
+        self._store = store
+        self._rank = rank
+        self._layout = layout
+        self._timeout = timeout_seconds
+        self._tolerant = tolerant
+        self.gradients: dist.ProcessGroup | None = None  # of the servers, if they are several
+        self.ring: Ring | None = None  # that averages, where no rank may be lost
+        self.edges: dict[int, GlooPair] = {}  # with the server or client rank at the other end
+        self.spokes: dict[int, GlooPair] = {}  # between the aggregator and client ranks, where those may be lost
+        self.evaluation: GlooPair | None = None  # between the first server and the aggregator
+
+    def join(self) -> None:
+        """Make all groups; every rank makes those it is in in the same order."""
+        layout, patience = self._layout, timedelta(seconds=self._patience)
+        dist.init_process_group(
+            "gloo",
+            store=dist.PrefixStore("torch", self._store),
+            rank=self._rank,
+            world_size=layout.world_size,
+            timeout=patience,
+        )
+        if not self._tolerant:
+            self.ring = Ring(dist.new_group([*layout.client_ranks, layout.aggregator_rank], timeout=patience))
+        if layout.server_rank_count > 1:
+            self.gradients = dist.new_group(list(layout.server_ranks), timeout=patience)
+        for client_rank, server in layout.edges():
+            if self._rank in (client_rank, server):
+                self.meet_at_edge(client_rank, 0)
+        if self._rank in (layout.first_server, layout.aggregator_rank):
+            peer = layout.first_server if self._rank == layout.aggregator_rank else layout.aggregator_rank
+            self.evaluation = GlooPair(self._store, "evaluation", self._rank, peer, self._patience)
+        for client_rank in layout.client_ranks if self._tolerant else ():
+            if self._rank in (client_rank, layout.aggregator_rank):
+                self.meet_at_spoke(client_rank, 0)
+
+    def meet_at_edge(self, client_rank: int, incarnation: int) -> GlooPair:
+        """Make the pair of a client rank and its server, which both call."""
+        server = self._layout.server_of(client_rank)
+        pair = self._meet("edge", client_rank, server, incarnation)
+        self.edges[pair.peer] = pair
+        return pair
+
+    def meet_at_spoke(self, client_rank: int, incarnation: int) -> GlooPair:
+        """Make the pair of a client rank and the aggregator, which both call."""
+        pair = self._meet("spoke", client_rank, self._layout.aggregator_rank, incarnation)
+        self.spokes[pair.peer] = pair
+        return pair
+
+    def _meet(self, kind: str, client_rank: int, other: int, incarnation: int) -> GlooPair:
+        # Whoever waits for a client rank waits for one timeout, and the client for him longer: he may be waiting for
+        # another client rank that is lost.
+        mine = self._rank == client_rank
+        name = f"{kind}/{client_rank}/{incarnation}"
+        timeout = self._patience if mine else self._timeout
+        return GlooPair(self._store, name, self._rank, other if mine else client_rank, timeout)
+
+    @property
+    def _patience(self) -> float:
+        return patience_seconds(self._timeout, self._tolerant)
+
+    def leave(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def patience_seconds(timeout_seconds: float, tolerant: bool) -> float:
+    """How long to wait for a rank that may itself be waiting for a client rank."""
+    return PATIENCE * timeout_seconds if tolerant else timeout_seconds

@@ -1,0 +1,112 @@
+"""Whether ranks live: each tells so a few times within the timeout, from a thread of its own, and listens to others.
+
+Where a run goes on without lost clients, a wait inside a receive or a reduction no longer tells who is at fault, and
+cannot be broken off. So a second thread, which never waits for anything, ends this process when its run is over, or
+when it is itself what the others have lost.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import torch.distributed as dist
+
+WATCH_SECONDS = 0.1
+GRACE_SECONDS = 5.0  # what the main thread gets to leave by itself once another rank has failed
+
+
+class Fate(Enum):
+    """Why a process must not go on as it is."""
+
+    CUT_OFF = auto()  # the store has not answered for the timeout
+    LOST = auto()  # others have said that this incarnation is lost
+    FAILED = auto()  # another rank has failed
+    ALONE = auto()  # a rank that nobody can do without was silent for the timeout
+
+
+@dataclass
+class Signs:
+    """What a process knows of the others, with times of a clock in seconds."""
+
+    timeout: float
+    essential: Sequence[int]  # ranks without which no run goes on
+    told: float  # when the store answered last
+    failed: float | None = None  # since when another rank has
+    lost: bool = False
+    heard: dict[int, tuple[int, float]] = field(default_factory=dict)  # by rank, its last beat, and since when
+
+    def hear(self, rank: int, beat: int, now: float) -> None:
+        if rank not in self.heard or self.heard[rank][0] != beat:
+            self.heard[rank] = beat, now
+
+    def silent(self, rank: int, now: float) -> bool:
+        return rank in self.heard and now - self.heard[rank][1] > self.timeout
+
+    def fate(self, now: float) -> Fate | None:
+        if now - self.told > self.timeout:
+            return Fate.CUT_OFF
+        if self.lost:
+            return Fate.LOST
+        if self.failed is not None and now - self.failed > GRACE_SECONDS:
+            return Fate.FAILED
+        return Fate.ALONE if any(self.silent(rank, now) for rank in self.essential) else None
+
+
+class Pulse:
+    """This process's beat and its ear. `end` is called once, from a thread, with the fate and whom it is about."""
+
+    def __init__(
+        self,
+        store: dist.Store,
+        rank: int,
+        lost_key: str,
+        watched: Sequence[int],
+        essential: Sequence[int],
+        timeout_seconds: float,
+        end: Callable[[Fate, list[int]], None],
+    ) -> None:
+        """`store` is a connection of our own: one that the main thread waits on would stop this heart, too."""
+        self._store = store
+        self._rank = rank
+        self._lost_key = lost_key
+        self._watched = watched
+        self._end = end
+        self._signs = Signs(timeout_seconds, [each for each in essential if each != rank], time.monotonic())
+        self._rests = threading.Event()
+
+    def start(self) -> None:
+        for work in (self._beat, self._watch):
+            threading.Thread(target=work, daemon=True, name=work.__name__).start()
+
+    def rest(self) -> None:
+        """The run is over: stop both threads."""
+        self._rests.set()
+
+    def silent(self, rank: int) -> bool:
+        """Whether a watched rank has told nothing for the timeout."""
+        return self._signs.silent(rank, time.monotonic())
+
+    def _beat(self) -> None:
+        signs = self._signs
+        while not self._rests.wait(min(1.0, signs.timeout / 8)):
+            try:
+                self._store.add(f"pulse/{self._rank}", 1)
+                beats = {rank: self._store.add(f"pulse/{rank}", 0) for rank in self._watched}
+                failed = self._store.add("failures", 0) > 0
+                lost = self._store.check([self._lost_key])
+            except RuntimeError:
+                return  # the store is gone, and with it the run: soon enough we are cut off
+            now = time.monotonic()
+            for rank, beat in beats.items():
+                signs.hear(rank, beat, now)
+            signs.told, signs.lost = now, lost
+            signs.failed = (signs.failed or now) if failed else None
+
+    def _watch(self) -> None:
+        while not self._rests.wait(WATCH_SECONDS):
+            now = time.monotonic()
+            if (fate := self._signs.fate(now)) is not None:
+                self._end(fate, [rank for rank in self._signs.essential if self._signs.silent(rank, now)])
+                return
