@@ -76,15 +76,14 @@ def _rank(config: Config, place: Place, port: int, out: Path | None) -> None:
 def _wait(
     ranks: dict[int, Child], grace_seconds: float, returns: dict[int, int], again: Callable[[int], Child]
 ) -> None:
-    """Until all have ended, or one without which no run goes on has, and the others had their time to leave.
+    """Until all have ended, or those without whom no run goes on, and the others had their time to leave.
 
-    Ranks in `returns` are started again when a signal has ended them, so many times at most.
+    Ranks in `returns` are not among those; they are started again when a signal has ended them, so many times at most.
     """
     deadline = None
     while any(child.code is None for child in ranks.values()):
-        if deadline is None and any(
-            child.code not in (None, 0) for rank, child in ranks.items() if rank not in returns
-        ):
+        codes = [child.code for rank, child in ranks.items() if rank not in returns]
+        if deadline is None and (any(codes) or None not in codes):
             deadline = time.monotonic() + grace_seconds
         if deadline is not None and time.monotonic() > deadline:
             return

@@ -1,0 +1,214 @@
+"""Kill and stop client ranks at random while runs go on without them: does any run hang, break, or learn less?
+
+    python benchmarks/chaos.py --faults 100
+
+Three methods, each run once undisturbed and once under a storm: again and again a client rank that takes part is killed
+(SIGKILL), stopped for longer than the timeout, or stopped for less than it; its process comes back each time. Checked:
+every run ends by itself with exit code 0, no packet was refused, what every rank counted is what its log holds, final
+adapters are finite, and the perplexity is that of the undisturbed run within 1 %. Prints and writes
+benchmarks/results/chaos.md. Exit code 1 if anything differs. About 25 minutes on two cores.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from splitcom_dist.errors import UserError
+from splitcom_dist.telemetry.hdf5 import read, read_kept
+from splitcom_dist.telemetry.ledger import SENT, named_totals
+
+RESULTS = Path(__file__).parent / "results" / "chaos.md"
+CLIENTS, SERVER, RANKS = 4, 4, 6
+TIMEOUT = 4.0  # seconds
+PAUSE = 4.0  # seconds between two faults, on average
+HANGS = 1800.0  # seconds after which a run counts as hung
+SETTINGS = {
+    "data.train_samples": 1600,
+    "data.validation_samples": 100,
+    "roles.client_ranks": CLIENTS,
+    "fed.clients": CLIENTS,
+    "fed.every": 5,
+    "fed.lost": "go_on",
+    "fed.returns": 1000,
+    "train.lr": 5e-4,
+    "telemetry.progress": "false",
+    "runtime.timeout_seconds": TIMEOUT,
+    "runtime.threads": 1,
+}
+METHODS = {
+    "SplitLoRA": ["codec=none"],
+    "video": ["codec=video"],
+    "U-shape, all INT8": ["shape=u_shape", "codec=splitcom_all_int8"],
+}
+KINDS = {"killed": 0.0, "stopped, long": 2.0, "stopped, short": 0.3}  # and for how many timeouts
+
+
+class Run:
+    """`splitcom train` in a process of its own; its ranks are its children."""
+
+    def __init__(self, overrides: list[str], epochs: int, out: Path) -> None:
+        self.out = out
+        settings = [f"{key}={value}" for key, value in SETTINGS.items()]
+        command = [sys.executable, "-m", "splitcom_dist", "train", *settings, f"train.epochs={epochs}", *overrides]
+        self.process = subprocess.Popen(
+            [*command, "--out", str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def children(self) -> list[int]:
+        return [
+            int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        ]
+
+    def pid_of(self, rank: int) -> int:
+        again = [pid for pid in self.children() if f"\0RANK={rank}\0".encode() in _read(f"/proc/{pid}/environ")]
+        return again[-1] if again else self.children()[rank]
+
+    def present(self) -> list[int]:
+        """Client ranks that the server serves."""
+        away: set[int] = set()
+        for row in read(self.out / "telemetry" / f"rank_{SERVER:05d}.h5", "events"):
+            rank = int(row["text"].split()[1])
+            if row["kind"] == b"lost":
+                away.add(rank)
+            elif row["kind"] == b"back":
+                away.discard(rank)
+        return [rank for rank in range(CLIENTS) if rank not in away]
+
+    def events(self) -> Counter[str]:
+        rows = read(self.out / "telemetry" / f"rank_{SERVER:05d}.h5", "events")
+        return Counter(row["kind"].decode() for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=100, help="at least so many, over all methods")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    lines = [
+        "| method | killed | stopped 2 timeouts | stopped 0.3 | lost | back | perplexity | undisturbed | change | amiss |"
+    ]
+    lines.append("|---|" + "---:|" * 8 + "---|")
+    wrong, total = False, 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for index, (name, overrides) in enumerate(METHODS.items()):
+            calm, calm_faults = weather(overrides, options.epochs, Path(scratch) / f"{index}_calm", None, 0)
+            wanted = options.faults - total if index == len(METHODS) - 1 else options.faults // len(METHODS)
+            stormy, faults = weather(overrides, options.epochs, Path(scratch) / f"{index}_storm", rng, wanted)
+            amiss = faults_of(calm) + faults_of(stormy)
+            total += sum(faults.values())
+            before, after = perplexity(calm), perplexity(stormy)
+            change = after / before - 1
+            seen = stormy.events()
+            counts = " | ".join(str(faults[kind]) for kind in KINDS)
+            lines.append(
+                f"| {name} | {counts} | {seen['lost']} | {seen['back']} | {after:.2f} | {before:.2f} | {100 * change:+.2f} % | "
+                f"{'; '.join(amiss) or 'nothing'} |"
+            )
+            print(lines[-1], file=sys.stderr, flush=True)
+            wrong |= bool(amiss) or abs(change) > 0.01
+    text = "\n".join([*head(options, total), *lines, ""])
+    print(text)
+    RESULTS.write_text(text)
+    sys.exit(int(wrong or total < options.faults))
+
+
+def weather(
+    overrides: list[str], epochs: int, out: Path, rng: random.Random | None, wanted: int
+) -> tuple[Run, Counter[str]]:
+    """A whole run, with faults as `rng` draws them, and how many of each kind there were."""
+    run, faults = Run(overrides, epochs, out), Counter[str]()
+    deadline = time.monotonic() + HANGS
+    timers: list[threading.Timer] = []
+    while run.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.5 if rng is None else rng.expovariate(1 / PAUSE))
+        if rng is None:
+            continue
+        with suppress(UserError, OSError, IndexError):  # a log that is being made, a process that has just ended
+            present = run.present()
+            if len(present) > 1 and len(read(out / "telemetry" / f"rank_{SERVER:05d}.h5", "train")):
+                kind, rank = rng.choice(list(KINDS)), rng.choice(present)
+                timers += strike(run.pid_of(rank), kind)
+                faults[kind] += 1
+    if run.process.poll() is None:
+        run.process.kill()
+    for timer in timers:
+        timer.cancel()
+    return run, faults
+
+
+def strike(pid: int, kind: str) -> list[threading.Timer]:
+    if kind == "killed":
+        os.kill(pid, signal.SIGKILL)
+        return []
+    os.kill(pid, signal.SIGSTOP)
+    wake = threading.Timer(KINDS[kind] * TIMEOUT, quietly_continue, (pid,))
+    wake.start()
+    return [wake]
+
+
+def quietly_continue(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def faults_of(run: Run) -> list[str]:
+    """What is wrong with a run that has ended."""
+    _, errors = run.process.communicate()
+    if run.process.returncode:
+        return [f"exit code {run.process.returncode}: {errors.strip()[-200:]}"]
+    amiss = [f"{run.events()['resync']} resyncs"] if run.events()["resync"] else []
+    for rank in range(RANKS):
+        path = run.out / "telemetry" / f"rank_{rank:05d}.h5"
+        rows = read(path, "traffic")
+        counted = sum(counts["wire_bytes"] for counts in named_totals(torch.from_numpy(read_kept(path)[1]))[0].values())
+        if counted != rows["wire"][rows["side"] == SENT].sum():
+            amiss.append(f"rank {rank} counted {counted} bytes")
+    adapter = load_file(run.out / "adapter" / "adapter_model.safetensors")
+    return amiss + [name for name, tensor in adapter.items() if not bool(tensor.isfinite().all())]
+
+
+def perplexity(run: Run) -> float:
+    path = run.out / "summary.json"
+    return float(json.loads(path.read_text())["ppl"]) if path.is_file() else float("nan")
+
+
+def head(options: argparse.Namespace, total: int) -> list[str]:
+    return [
+        "# Chaos",
+        "",
+        f"{total} faults. Embedded model, {SETTINGS['data.train_samples']} synthetic texts, {options.epochs} epochs, "
+        f"{CLIENTS} client ranks, server and aggregator, timeout {TIMEOUT:g} s, a fault every {PAUSE:g} s on average at a "
+        "client rank that takes part. Amiss would be: a run that hangs or fails, a refused packet, counts that are not "
+        f"those of the logs, adapters that are not finite. Seed {options.seed}, torch {version('torch')}, "
+        f"{platform.machine()}.",
+        "",
+    ]
+
+
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+if __name__ == "__main__":
+    main()
