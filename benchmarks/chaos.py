@@ -190,8 +190,8 @@ def head(options: argparse.Namespace, total: int) -> list[str]:
         "",
         f"{total} faults. Embedded model, {SETTINGS['data.train_samples']} synthetic texts, {options.epochs} epochs, "
         f"{CLIENTS} client ranks, server and aggregator, timeout {TIMEOUT:g} s, a fault every {PAUSE:g} s on average "
-        "at a client rank that takes part. Amiss would be: a run that hangs or fails, a refused packet, counts that are "
-        f"not those of the logs, adapters that are not finite. Seed {options.seed}, torch {version('torch')}, "
+        "at a client rank that takes part. Amiss would be: a run that hangs or fails, a refused packet, counts that "
+        f"are not those of the logs, adapters that are not finite. Seed {options.seed}, torch {version('torch')}, "
         f"{platform.machine()}.",
         "",
     ]

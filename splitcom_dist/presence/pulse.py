@@ -10,11 +10,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-
-import torch.distributed as dist
+from typing import Protocol
 
 WATCH_SECONDS = 0.1
 GRACE_SECONDS = 5.0  # what the main thread gets to leave by itself once another rank has failed
+
+
+class Store(Protocol):
+    """What we need of a rendezvous store."""
+
+    def add(self, key: str, value: int, /) -> int: ...
+
+    def check(self, keys: list[str], /) -> bool: ...
 
 
 class Fate(Enum):
@@ -59,7 +66,7 @@ class Pulse:
 
     def __init__(
         self,
-        store: dist.Store,
+        store: Store,
         rank: int,
         lost_key: str,
         watched: Sequence[int],
