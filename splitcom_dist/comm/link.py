@@ -61,9 +61,10 @@ class Edge:
         return len(packet)
 
     def post(self) -> None:
-        """Open the slot for the peer's next packet, so that it can arrive while this rank computes."""
+        """Open the slot for the peer's next packet, so that it can arrive while this rank computes. Raises PeerLost."""
         if self._posted is None:
-            self._posted = self._transport.post_receive(self._slot)
+            with self._naming("the opening of a slot"):
+                self._posted = self._transport.post_receive(self._slot)
 
     def receive(self, expected: Expected) -> tuple[Header, dict[str, Tensor], int]:
         """The next packet: header, sections, size in bytes. Raises WireError or PeerLost.
@@ -89,7 +90,9 @@ class Edge:
         if len(self._buffer) < total:
             self._buffer = torch.empty(total, dtype=torch.uint8)
         self._buffer[:SLOT] = self._slot
-        self._wait(self._transport.post_receive(self._buffer[SLOT:total]), expected)
+        with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
+            pending = self._transport.post_receive(self._buffer[SLOT:total])
+        self._wait(pending, expected)
         return self._buffer[:total]
 
     def _wait(self, pending: Pending, expected: Expected) -> None:

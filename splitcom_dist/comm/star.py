@@ -44,12 +44,15 @@ class Hub:
         self._lose = lose
 
     def sum(self, buffer: Tensor, step: int) -> int:
-        here, heard, size = self._gather(step), [], 0
-        shares = {rank: torch.empty_like(buffer) for rank in here}
-        pending = {rank: self._pairs[rank].post_receive(shares[rank]) for rank in here}
-        for rank in here:
+        heard, size = [], 0
+        shares = {rank: torch.empty_like(buffer) for rank in self._gather(step)}
+        pending = {}
+        for rank, share in shares.items():
             with self._without(rank, step):
-                pending[rank].wait()
+                pending[rank] = self._pairs[rank].post_receive(share)
+        for rank, receiving in pending.items():
+            with self._without(rank, step):
+                receiving.wait()
                 heard.append(rank)
         for rank in heard:
             buffer += shares[rank]

@@ -55,8 +55,9 @@ class Service:
             self._lose(rank, str(error))
 
     def _lose(self, rank: int, reason: str) -> None:
-        self._lost[rank] = reason
-        self._world.membership.lose(rank, self._served.pop(rank))
+        if rank in self._served:
+            self._lost[rank] = reason
+            self._world.membership.lose(rank, self._served.pop(rank))
 
     def _take(self, rank: int, step: int) -> bool:
         """Meet who was admitted anew, and serve it from this step on; False if there is nobody."""

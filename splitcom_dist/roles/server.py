@@ -112,7 +112,8 @@ class ServerRole(ABC):
             wave = self.clients.present([number for number in numbers if self.service.serves(self.rank_of(number))])
             if not self.opens(step):
                 for client in wave:
-                    client.edge.post()
+                    with self.service.tolerating(self.rank_of(client.number)):
+                        client.edge.post()
             turns += self.serve(wave, step)
         arrived = time.perf_counter()
         totals = self.sum_over_servers(turns, step)
