@@ -20,7 +20,7 @@ from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
 from splitcom_dist.presence.membership import Membership
-from splitcom_dist.presence.pulse import Fate, Pulse
+from splitcom_dist.presence.pulse import SILENCE, Fate, Pulse
 from splitcom_dist.rendezvous import find_rendezvous
 
 
@@ -167,6 +167,16 @@ class World(Board):
         self.announce(name, json.dumps(total.tolist()))
         return total
 
+    @property
+    def silence_seconds(self) -> float:
+        """After so long without a beat a process is taken for lost."""
+        return SILENCE * self.timeout
+
+    def welcome(self, rank: int) -> None:
+        """A client rank that is lost has come back."""
+        if self._pulse is not None:
+            self._pulse.hear(rank)
+
     def live(self, end: Callable[[Fate, list[int]], None]) -> None:
         """Begin to tell that this process lives, and to listen to the others; `end` hears, from a thread, why it must
         not go on as it is."""
@@ -180,7 +190,7 @@ class World(Board):
             self.membership.lost_key(self.rank, self.incarnation),
             watched,
             essential,
-            self.timeout,
+            self.silence_seconds,
             end,
         )
         self._pulse.start()
@@ -201,11 +211,11 @@ class World(Board):
         self.incarnation = self.membership.enter()
 
     def silent(self, rank: int) -> bool:
-        """Whether a client rank, of a run that goes on without it, has told nothing for the timeout."""
+        """Whether a client rank, of a run that goes on without it, has told nothing for too long."""
         return self._pulse is not None and rank in self.layout.client_ranks and self._pulse.silent(rank)
 
     def gone(self, rank: int) -> bool:
-        """Whether a client rank is lost; one that has been silent for the timeout is, from now on."""
+        """Whether a client rank is lost; one that has been silent for too long is, from now on."""
         if not self.tolerant or rank not in self.layout.client_ranks:
             return False
         if self.membership.is_lost(rank):

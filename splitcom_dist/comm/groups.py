@@ -7,6 +7,7 @@ import torch.distributed as dist
 from splitcom_dist.comm.circle import Ring
 from splitcom_dist.comm.gloo_p2p import GlooPair
 from splitcom_dist.layout import Layout
+from splitcom_dist.presence.pulse import SILENCE
 
 PATIENCE = 3.0  # timeouts, for which others wait while a server or the aggregator waits one for a client that is lost
 
@@ -71,11 +72,13 @@ class Groups:
         return pair
 
     def _meet(self, kind: str, client_rank: int, other: int, incarnation: int) -> GlooPair:
-        # Whoever waits for a client rank waits for one timeout, and the client for him longer: he may be waiting for
-        # another client rank that is lost.
+        # A server waits for a client for one timeout, and the client for it longer: it may be waiting for another one,
+        # that is lost. The aggregator has less patience than a server, who may wait for those that wait for it.
         mine = self._rank == client_rank
         name = f"{kind}/{client_rank}/{incarnation}"
         timeout = self._patience if mine else self._timeout
+        if self._tolerant and self._rank == self._layout.aggregator_rank:
+            timeout *= SILENCE
         return GlooPair(self._store, name, self._rank, other if mine else client_rank, timeout)
 
     @property

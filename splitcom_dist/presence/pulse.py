@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 WATCH_SECONDS = 0.1
+SILENCE = 0.5  # of the timeout: what waits for a lost client must hear of it before others lose patience with itself
 GRACE_SECONDS = 5.0  # what the main thread gets to leave by itself once another rank has failed
 
 
@@ -27,17 +28,17 @@ class Store(Protocol):
 class Fate(Enum):
     """Why a process must not go on as it is."""
 
-    CUT_OFF = auto()  # the store has not answered for the timeout
+    CUT_OFF = auto()  # the store has not answered for too long
     LOST = auto()  # others have said that this incarnation is lost
     FAILED = auto()  # another rank has failed
-    ALONE = auto()  # a rank that nobody can do without was silent for the timeout
+    ALONE = auto()  # a rank that nobody can do without was silent for too long
 
 
 @dataclass
 class Signs:
     """What a process knows of the others, with times of a clock in seconds."""
 
-    timeout: float
+    limit: float  # seconds of silence
     essential: Sequence[int]  # ranks without which no run goes on
     told: float  # when the store answered last
     failed: float | None = None  # since when another rank has
@@ -49,10 +50,10 @@ class Signs:
             self.heard[rank] = beat, now
 
     def silent(self, rank: int, now: float) -> bool:
-        return rank in self.heard and now - self.heard[rank][1] > self.timeout
+        return rank in self.heard and now - self.heard[rank][1] > self.limit
 
     def fate(self, now: float) -> Fate | None:
-        if now - self.told > self.timeout:
+        if now - self.told > self.limit:
             return Fate.CUT_OFF
         if self.lost:
             return Fate.LOST
@@ -71,7 +72,7 @@ class Pulse:
         lost_key: str,
         watched: Sequence[int],
         essential: Sequence[int],
-        timeout_seconds: float,
+        limit_seconds: float,
         end: Callable[[Fate, list[int]], None],
     ) -> None:
         """`store` is a connection of our own: one that the main thread waits on would stop this heart, too."""
@@ -80,7 +81,7 @@ class Pulse:
         self._lost_key = lost_key
         self._watched = watched
         self._end = end
-        self._signs = Signs(timeout_seconds, [each for each in essential if each != rank], time.monotonic())
+        self._signs = Signs(limit_seconds, [each for each in essential if each != rank], time.monotonic())
         self._rests = threading.Event()
 
     def start(self) -> None:
@@ -91,13 +92,17 @@ class Pulse:
         """The run is over: stop both threads."""
         self._rests.set()
 
+    def hear(self, rank: int) -> None:
+        """A watched rank has come back: its silence begins now at the earliest."""
+        self._signs.hear(rank, -1, time.monotonic())
+
     def silent(self, rank: int) -> bool:
-        """Whether a watched rank has told nothing for the timeout."""
+        """Whether a watched rank has told nothing for too long."""
         return self._signs.silent(rank, time.monotonic())
 
     def _beat(self) -> None:
         signs = self._signs
-        while not self._rests.wait(min(1.0, signs.timeout / 8)):
+        while not self._rests.wait(min(1.0, signs.limit / 4)):
             try:
                 self._store.add(f"pulse/{self._rank}", 1)
                 beats = {rank: self._store.add(f"pulse/{rank}", 0) for rank in self._watched}

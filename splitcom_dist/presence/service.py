@@ -39,9 +39,10 @@ class Service:
         return lost, come
 
     def serves(self, rank: int) -> bool:
-        """Whether to turn to a client rank; not if it has been silent for the timeout."""
+        """Whether to turn to a client rank; not if it has been silent for too long."""
         if rank in self._served and self._world.silent(rank):
-            self._lose(rank, f"{self._world.layout.name_of(rank)} was silent for longer than runtime.timeout_seconds")
+            name, seconds = self._world.layout.name_of(rank), self._world.silence_seconds
+            self._lose(rank, f"{name} gave no sign of life for {seconds:g} s")
         return rank in self._served
 
     @contextmanager
@@ -71,6 +72,7 @@ class Service:
         except RuntimeError:  # lost again
             world.membership.lose(rank, incarnation)
             return False
+        world.welcome(rank)
         self._edges[rank].connect(world.transport(rank))
         self._served[rank] = incarnation
         return True

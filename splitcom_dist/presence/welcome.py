@@ -30,5 +30,6 @@ def _welcome(world: World, rank: int, step: int, mean: Tensor, verdict: str) -> 
     except PeerLost:  # lost again
         world.membership.lose(rank, incarnation)
         return False
+    world.welcome(rank)
     world.membership.admit(rank, incarnation)
     return True

@@ -21,7 +21,7 @@ from splitcom_dist.telemetry.hdf5 import read, read_kept
 from splitcom_dist.telemetry.ledger import named_totals
 
 pytestmark = pytest.mark.long
-TIMEOUT = 8
+TIMEOUT = 10
 CLIENTS = range(3)
 SERVER, AGGREGATOR = 3, 4
 CHANGES = {
