@@ -7,12 +7,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from splitcom_dist.config import Config
 from splitcom_dist.config_files import load_config, preset_folder
 from splitcom_dist.doctor.command import add_arguments as add_doctor_arguments
 from splitcom_dist.doctor.command import doctor
 from splitcom_dist.errors import SplitcomError, UserError
 from splitcom_dist.evaluation.command import add_arguments, evaluate
 from splitcom_dist.layout import layout_for
+from splitcom_dist.partition.command import add_arguments as add_partition_arguments
+from splitcom_dist.partition.command import partition
 from splitcom_dist.place import Place, find_place
 
 # A client and its server take turns on the same cores. OpenMP's threads spin for milliseconds after their work is
@@ -40,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "doctor":
             return doctor(options)
+        if options.command == "partition":
+            return partition(_config(options), options.plot)
         place = find_place(os.environ)
         return evaluate(options) if options.command == "evaluate" else _train(options, place)
     except SplitcomError as error:
@@ -54,11 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, place: Place | None) -> int:
-    files = [setting for setting in options.settings if "=" not in setting]
-    overrides = [setting for setting in options.settings if "=" in setting]
-    if options.command == "demo":
-        files.insert(0, str(preset_folder() / "experiment" / "demo.yaml"))
-    config = load_config(files, overrides)
+    config = _config(options)
     if place is not None:
         layout_for(config, place.world_size)
     # Imported here: torch and transformers take seconds, a misspelt key should not.
@@ -84,6 +85,14 @@ def _train(options: argparse.Namespace, place: Place | None) -> int:
     from splitcom_dist.runner import run_rank
 
     end_process(run_rank(config, place, options.out))
+
+
+def _config(options: argparse.Namespace) -> Config:
+    files = [setting for setting in options.settings if "=" not in setting]
+    overrides = [setting for setting in options.settings if "=" in setting]
+    if options.command == "demo":
+        files.insert(0, str(preset_folder() / "experiment" / "demo.yaml"))
+    return load_config(files, overrides)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
             )
     summary = "perplexity and generation scores of a finished run, or of any PEFT adapter"
     add_arguments(commands.add_parser("evaluate", help=summary, description=summary))
+    summary = "what each client would train on: its samples, tokens, lengths and labels"
+    add_partition_arguments(commands.add_parser("partition", help=summary, description=summary))
     summary = "what this machine has, or, under a launcher, every rank's, and how fast they reach each other"
     add_doctor_arguments(commands.add_parser("doctor", help=summary, description=summary))
     return parser

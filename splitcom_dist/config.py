@@ -32,7 +32,13 @@ class DataConfig:
     overlong: str = "truncate"  # truncate, drop or error: what happens to a longer sample
     train_samples: int | None = None  # a seeded random subset; None takes all
     validation_samples: int | None = 200
+    # how one pool is divided, where data.path has no {client}: iid; dirichlet_label: each label's samples by
+    # Dir(alpha); dirichlet_length: each length class's; by_source: all of a source, or of a label, to one client
     partition: str = "iid"
+    alpha: float = 0.5  # of Dir(alpha): small ones are skewed, large ones even
+    classes: int = 10  # dirichlet_length: samples sorted by tokens, cut into so many classes
+    label_field: str | None = None  # a field of the rows, or an attribute of the linearised sources
+    min_shard: int = 1  # samples that every client must have
 
 
 @dataclass

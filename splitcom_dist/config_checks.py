@@ -1,13 +1,15 @@
 """What no run could use: values outside their range, and keys that contradict each other."""
 
-from splitcom_dist.config import Config, LinkCodecConfig, gated_links, lookup
+import math
+
+from splitcom_dist.config import Config, DataConfig, LinkCodecConfig, gated_links, lookup
 from splitcom_dist.errors import UserError
 from splitcom_dist.links import LINKS
 
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "data.overlong": ("truncate", "drop", "error"),
-    "data.partition": ("iid",),
+    "data.partition": ("iid", "dirichlet_label", "dirichlet_length", "by_source"),
     "train.optimizer": ("adamw", "sgd"),
     "train.schedule": ("linear", "cosine", "constant"),
     "codec.up_activation.gate": ("always", "once", "cosine", "error"),
@@ -32,6 +34,8 @@ AT_LEAST = {
     "model.tail_layers": 0,
     "lora.rank": 1,
     "data.max_length": 8,
+    "data.classes": 1,
+    "data.min_shard": 1,
     "data.train_samples": 1,
     "data.validation_samples": 1,
     "roles.client_ranks": 1,
@@ -112,6 +116,7 @@ def validate(config: Config) -> None:
         )
     if "{client}" in (config.data.path or "") and config.data.validation_path is None:
         raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
+    _check_partition(config.data)
     thetas = [f"codec.{link}.theta" for link in LINKS]
     bounds = [f"control.{kind}.{bound}" for kind in ("activation", "gradient") for bound in ("low", "high")]
     for key in (*thetas, *bounds):
@@ -142,6 +147,18 @@ def validate(config: Config) -> None:
     for key in ("lora.dropout", "model.dropout", "control.ddpg.discount"):
         if not 0 <= lookup(config, key) < 1:
             raise UserError(f"{key}={lookup(config, key)}: must be at least 0 and below 1")
+
+
+def _check_partition(data: DataConfig) -> None:
+    if "{client}" in (data.path or "") and data.partition != "iid":
+        raise UserError(
+            f"data.partition={data.partition}: data.path holds {{client}}, so every client has its own files and there "
+            "is no pool to divide; name one file or folder in data.path, or leave data.partition out"
+        )
+    if data.partition == "dirichlet_label" and data.label_field is None:
+        raise UserError("data.partition=dirichlet_label: say by which field with data.label_field")
+    if not 0 < data.alpha < math.inf:
+        raise UserError(f"data.alpha={data.alpha}: must be above 0 and finite")
 
 
 def _check_link(name: str, codec: LinkCodecConfig) -> None:

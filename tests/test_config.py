@@ -58,6 +58,9 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("fed.resident=-1", "fed.resident=-1: must be at least 0"),
         ("lora.dropout=1", "lora.dropout=1.0: must be at least 0 and below 1"),
         ("data.path=/silo/{client}", "data.validation_path"),
+        ("data.partition=dirichlet_label", "say by which field with data.label_field"),
+        ("data.alpha=0", "data.alpha=0.0: must be above 0 and finite"),
+        ("data.alpha=inf", "data.alpha=inf: must be above 0 and finite"),
         ("train.lr=nan", "train.lr=nan: must be at least 0"),
         ("control.name=bang_bang", "codec none has no threshold to move"),
         ("control.activation.low=0.9999", "must not exceed control.activation.high"),
@@ -74,6 +77,13 @@ def test_mistakes_are_named(override: str, message: str) -> None:
 def test_heads_cannot_rest_where_rounds_draw_their_clients() -> None:
     with pytest.raises(UserError, match=r"set fed\.participation=1 or rest\.policy=never"):
         load_config([], ["codec=video", "rest.policy=every_k", "fed.participation=0.5"])
+
+
+def test_a_pool_is_not_divided_where_every_client_has_its_own_files() -> None:
+    own = ["data.path=/silo/{client}", "data.validation_path=/silo"]
+    load_config([], own)
+    with pytest.raises(UserError, match=r"^data.partition=by_source: data.path holds \{client\}, so every client has"):
+        load_config([], [*own, "data.partition=by_source"])
 
 
 @pytest.mark.parametrize("key", sorted(CHOICES))

@@ -1,9 +1,10 @@
 """What every corpus becomes: a list of Examples, whatever it was read from."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +18,18 @@ class Example:
     """One text: `source` is context, `target` is learnt; without a source (plain text) every token is learnt.
 
     `references` is filled only from files that group all texts of a source in one row (`*_refs`).
+    `fields` are what else its row says in one word, text, number or truth: a category, say.
     """
 
     source: str | None
     target: str
     references: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+
+def scalar_fields(row: Mapping[str, Any], *known: str) -> dict[str, str]:
+    """The fields of a row that are one word each, as text, without those that are `known`."""
+    return {key: str(value) for key, value in row.items() if key not in known and isinstance(value, str | int | float)}
 
 
 def articles(lines: Sequence[str]) -> list[Example]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from splitcom_dist.data.examples import Example, articles, draw
+from splitcom_dist.data.examples import Example, articles, draw, scalar_fields
 from splitcom_dist.errors import UserError
 
 FILE_STEMS = {"train": "train", "validation": "valid", "test": "test"}
@@ -105,7 +105,8 @@ def _parse(line: str, where: str) -> Example:
     references = row.get("references", [])
     if not isinstance(references, list) or not all(isinstance(text, str) for text in references):
         raise UserError(f"{where}: references must be a list of texts")
-    return Example(None if plain else _field(row, "source", where), target, tuple(references))
+    source = None if plain else _field(row, "source", where)
+    return Example(source, target, tuple(references), scalar_fields(row, "source", "target", "text"))
 
 
 def _field(row: Mapping[str, Any], key: str, where: str) -> str:

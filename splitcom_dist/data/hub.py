@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from splitcom_dist.data.examples import SPLITS, Example, articles
+from splitcom_dist.data.examples import SPLITS, Example, articles, scalar_fields
 from splitcom_dist.errors import UserError
 
 # Scripts are gone from the datasets library; the hub keeps a parquet copy of every old corpus on this branch.
@@ -36,7 +36,11 @@ def _dart(rows: Rows) -> list[Example]:
 
 def _webnlg(rows: Rows) -> list[Example]:
     return [
-        Example(" | ".join(triple.replace(" | ", " : ") for triple in row["input"]), text)
+        Example(
+            " | ".join(triple.replace(" | ", " : ") for triple in row["input"]),
+            text,
+            fields=scalar_fields(row, "target"),
+        )
         for row in rows
         for text in row["references"] or [row["target"]]
     ]

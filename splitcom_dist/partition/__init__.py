@@ -1,0 +1,1 @@
+"""`splitcom partition`: what each client would train on."""
