@@ -69,7 +69,7 @@ class AdapterOptimizer:
         self._optimizer.zero_grad()
 
     def catch_up(self, steps: int) -> None:
-        """Be at this step of the schedule: where most steps pass without this optimizer, its own say little of it."""
+        """Be at this step of the schedule: where steps pass without this optimizer, its own say little of it."""
         while self._schedule.last_epoch < steps:
             self.rest()
 

@@ -92,8 +92,7 @@ class ClientRole:
         samples = self.context.schedule.batch(client.samples, client.id, step, self.context.config.train.seed)
         batch = collate(samples)
         targets = sum(map(len, batch.targets))
-        if self.context.schedule.participation < 1 or self.context.world.comes_back:
-            client.optimizer.catch_up(step)
+        client.optimizer.catch_up(step)
         lr = client.optimizer.lr
         if client.id not in self.weights:
             unflatten_into(self.mean, client.adapter)

@@ -10,17 +10,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from splitcom_dist import runner, shards
 from splitcom_dist.config import Config, head_trains
 from splitcom_dist.config_files import load_config
 from splitcom_dist.data.batching import collate
+from splitcom_dist.data.examples import Example
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.lora import adapter_parameters, attach_lora, is_in_part
-from splitcom_dist.models.sources import find_model
+from splitcom_dist.models.sources import ModelSource, find_model
 from splitcom_dist.models.split import load_part, parts_of, whole
+from splitcom_dist.roles.share import Share
 from splitcom_dist.schedule import Schedule
 from splitcom_dist.shards import training_shards
 from splitcom_dist.telemetry.hdf5 import read
 from splitcom_dist.training import AdapterOptimizer
+from splitcom_dist.world import World
 
 STEPS = 20
 
@@ -92,9 +96,9 @@ def u_shape_losses(rows: np.ndarray) -> list[float]:
     return [float(np.average(step["loss"], weights=step["target_tokens"])) for step in steps]
 
 
-def assert_same_run(out: Path, config: Config) -> None:
+def assert_same_run(out: Path, config: Config, steps: int = STEPS) -> None:
     losses, adapters = one_process(config)
-    assert len(losses) == STEPS
+    assert len(losses) == steps
     rows = read(out / "run.h5", "train")
     split_losses = u_shape_losses(rows) if config.model.tail_layers else rows[rows["client"] == -1]["loss"]
     np.testing.assert_allclose(split_losses, losses, rtol=1e-5)
@@ -128,3 +132,35 @@ def test_u_shape_equals_one_process(
     outcome = run_command(["train", *overrides, "--out", str(tmp_path / "run")])
     assert outcome.code == 0, outcome.stderr
     assert_same_run(tmp_path / "run", load_config([], overrides))
+
+
+def forbid_training_text() -> None:
+    """Fail where a rank that holds no client reads the training split."""
+    load, load_share = shards.load, runner.load_share  # type: ignore[attr-defined]
+
+    def share_of(config: Config, world: World, source: ModelSource) -> Share:
+        def watched(name: str, path: str | None, split: str, **limits: int) -> list[Example]:
+            assert split != "train" or world.rank < 3, f"rank {world.rank} reads training text"
+            return load(name, path, split, **limits)
+
+        shards.load = watched  # type: ignore[attr-defined, assignment]
+        return load_share(config, world, source)
+
+    runner.load_share = share_of  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("tail", [0, pytest.param(1, marks=pytest.mark.long)], ids=["standard", "u_shape"])
+def test_very_unequal_shards_equal_one_process(tail: int, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """One client has the most of every epoch to itself; the learning rate is that of the step, whoever has a batch."""
+    overrides = settings(model_folders["gpt2"], 3, 1, "sgd", tail)
+    overrides += ["data.partition=dirichlet_length", "data.alpha=0.1", "data.classes=4", "data.min_shard=4"]
+    config = load_config([], overrides)
+    sizes = [
+        len(shard) for shard in training_shards(config, find_model(config.model.name).tokenizer(), range(3)).values()
+    ]
+    assert max(sizes) > 4 * min(sizes), sizes
+    outcome = run_command(["train", *overrides, "--out", str(tmp_path / "run")], before=forbid_training_text)
+    assert outcome.code == 0, outcome.stderr
+    assert_same_run(tmp_path / "run", config, steps=2 * -(-max(sizes) // 4))
+    rounds = read(tmp_path / "run" / "run.h5", "rounds")
+    assert set(rounds["participants"].tolist()) == {0, 1}, "some steps lack a client"
