@@ -48,6 +48,16 @@ class RolesConfig:
 
 
 @dataclass
+class SpeedConfig:
+    """Slow devices, emulated: what a logical client of speed s computes lasts 1/s as long as it takes."""
+
+    dist: str = "none"  # none; uniform: drawn between low and high, with train.seed; list: the values
+    low: float = 0.25
+    high: float = 1.0  # that of the rank itself
+    values: list[float] = field(default_factory=list)  # one a logical client
+
+
+@dataclass
 class FedConfig:
     clients: int = 3  # logical clients, at least one a client rank
     every: int = 10  # steps from one averaging of client adapters to the next
@@ -55,6 +65,11 @@ class FedConfig:
     resident: int = 0  # logical clients that a rank keeps in memory, the others parked in the run directory; 0 = all
     lost: str = "end"  # when a client rank is lost: end, or go_on with the others until it comes back
     returns: int = 16  # go_on: how often a client rank may come back
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    # wait for every client in every step; or deadline: one that has computed for so long in a round leaves out the
+    # rest of its turns in it, and the others go on without it
+    straggler: str = "wait"
+    deadline_seconds: float = 0.0
     adapter_quantizer: str = "none"  # of adapters on the wire: none (float32), or int8 with error feedback
 
 

@@ -22,6 +22,8 @@ CHOICES = {
     **{f"codec.{link}.store": ("ram", "disk") for link in LINKS},
     "fed.adapter_quantizer": ("none", "int8"),
     "fed.lost": ("end", "go_on"),
+    "fed.speed.dist": ("none", "uniform", "list"),
+    "fed.straggler": ("wait", "deadline"),
     "rest.policy": ("never", "every_k", "freeze_after", "gain"),
     "control.name": ("fixed", "bang_bang", "ddpg", "byte_budget"),
     "control.ddpg.every": ("round", "epoch"),
@@ -44,6 +46,7 @@ AT_LEAST = {
     "fed.every": 1,
     "fed.resident": 0,
     "fed.returns": 0,
+    "fed.deadline_seconds": 0,
     "train.epochs": 1,
     "train.batch_size": 1,
     "train.lr": 0,
@@ -117,6 +120,7 @@ def validate(config: Config) -> None:
     if "{client}" in (config.data.path or "") and config.data.validation_path is None:
         raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
     _check_partition(config.data)
+    _check_pace(config)
     thetas = [f"codec.{link}.theta" for link in LINKS]
     bounds = [f"control.{kind}.{bound}" for kind in ("activation", "gradient") for bound in ("low", "high")]
     for key in (*thetas, *bounds):
@@ -159,6 +163,28 @@ def _check_partition(data: DataConfig) -> None:
         raise UserError("data.partition=dirichlet_label: say by which field with data.label_field")
     if not 0 < data.alpha < math.inf:
         raise UserError(f"data.alpha={data.alpha}: must be above 0 and finite")
+
+
+def _check_pace(config: Config) -> None:
+    fed, speed = config.fed, config.fed.speed
+    if speed.dist == "list" and len(speed.values) != fed.clients:
+        raise UserError(
+            f"fed.speed.values: {len(speed.values)} speeds for fed.clients={fed.clients}; give one for each"
+        )
+    for key, value in (("low", speed.low), ("high", speed.high), *(("values", value) for value in speed.values)):
+        if not 0 < value <= 1:
+            raise UserError(f"fed.speed.{key}={value}: a speed is above 0 and at most 1, that of the rank itself")
+    if speed.low > speed.high:
+        raise UserError(f"fed.speed.low={speed.low}: must not exceed fed.speed.high={speed.high}")
+    if fed.straggler == "deadline" and not fed.deadline_seconds:
+        raise UserError(
+            "fed.straggler=deadline: say with fed.deadline_seconds how long a client may compute in a round"
+        )
+    if fed.straggler == "deadline" and config.rest.policy != "never":
+        raise UserError(
+            f"fed.straggler=deadline: with rest.policy={config.rest.policy} a server goes on by itself and hears of no "
+            "late client; set rest.policy=never or fed.straggler=wait"
+        )
 
 
 def _check_link(name: str, codec: LinkCodecConfig) -> None:

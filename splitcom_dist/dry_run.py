@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
 from splitcom_dist.layout import Layout, layout_for
@@ -43,6 +44,8 @@ def describe(config: Config) -> None:
     console.print(to_yaml(config), highlight=False)
     console.print(_roles(config, source, layout, parts))
     console.print(_bytes(predict_links(config, source, schedule, shards), adapters, config.telemetry.baseline_dtype))
+    if config.fed.straggler == "deadline":
+        console.print(f"at most: a turn that a late client leaves out is one packet of {HEADER.size} bytes")
     counts = ", ".join(str(len(shard)) for shard in shards.values())
     console.print(f"{layout.world_size} ranks; shards of {counts} samples")
     console.print(f"{schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} in all")

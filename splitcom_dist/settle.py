@@ -26,15 +26,16 @@ def settle(context: Context, role: Role, directory: RunDirectory, seconds: float
     """Every rank calls this once its log is closed; the aggregator writes what remains of the run."""
     world = context.world
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    memory = [resident_bytes(role.holds), peak]
-    world.announce(f"books/{world.rank}", json.dumps([context.ledger.totals().tolist(), memory]))
+    memory, ledger = [resident_bytes(role.holds), peak], context.ledger
+    world.announce(f"books/{world.rank}", json.dumps([ledger.totals().tolist(), memory, ledger.turns_left_out]))
     if isinstance(role, AggregatorRole):
         everybody = range(world.layout.world_size)
         books = {rank: json.loads(text) for rank, text in world.hear_all("books", everybody, "the last books").items()}
         for rank in set(everybody) - set(books):  # lost, and not back: what its log has kept
-            books[rank] = read_kept(directory.rank_telemetry(rank))[1].tolist(), (0, 0)
+            books[rank] = read_kept(directory.rank_telemetry(rank))[1].tolist(), (0, 0), 0
         totals = torch.tensor([books[rank][0] for rank in everybody]).sum(0)
-        _write(context, role, directory, seconds, totals, [books[rank][1] for rank in everybody])
+        left_out = sum(books[rank][2] for rank in everybody)
+        _write(context, role, directory, seconds, totals, [books[rank][1] for rank in everybody], left_out)
 
 
 def _write(
@@ -44,6 +45,7 @@ def _write(
     seconds: float,
     totals: torch.Tensor,
     memory: Sequence[Sequence[int]],
+    turns_left_out: int,
 ) -> None:
     config, layout = context.config, context.world.layout
     for warning in join(directory.telemetry, directory.root / "run.h5", layout.world_size):
@@ -65,6 +67,7 @@ def _write(
         baseline_dtype=config.telemetry.baseline_dtype,
         ranks=[RankMemory(layout.name_of(rank), weights, resident) for rank, (weights, resident) in enumerate(memory)],
         config=dataclasses.asdict(config),
+        turns_left_out=turns_left_out,
     )
     write(summary, directory.summary)
     title = f"{config.data.name} · {config.model.name} · codec {config.codec.name} · {layout.clients} clients"

@@ -54,6 +54,11 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("fed.clients=2", "fed.clients=2 is fewer than roles.client_ranks=3"),
         ("codec.up_activation.theta=1.5", "a cosine lies between -1 and 1"),
         ("codec.up_activation.gate=once", "go together"),
+        ("fed.speed.dist=list", "fed.speed.values: 0 speeds for fed.clients=3; give one for each"),
+        ("fed.speed.values=[1,2]", "fed.speed.values=2.0: a speed is above 0 and at most 1"),
+        ("fed.speed.low=0", "fed.speed.low=0.0: a speed is above 0 and at most 1"),
+        ("fed.speed.high=0.1", "fed.speed.low=0.25: must not exceed fed.speed.high=0.1"),
+        ("fed.straggler=deadline", "say with fed.deadline_seconds how long a client may compute in a round"),
         ("fed.participation=0", "must be above 0 and at most 1"),
         ("fed.resident=-1", "fed.resident=-1: must be at least 0"),
         ("lora.dropout=1", "lora.dropout=1.0: must be at least 0 and below 1"),
@@ -77,6 +82,12 @@ def test_mistakes_are_named(override: str, message: str) -> None:
 def test_heads_cannot_rest_where_rounds_draw_their_clients() -> None:
     with pytest.raises(UserError, match=r"set fed\.participation=1 or rest\.policy=never"):
         load_config([], ["codec=video", "rest.policy=every_k", "fed.participation=0.5"])
+
+
+def test_heads_cannot_rest_where_clients_may_be_late() -> None:
+    late = ["fed.straggler=deadline", "fed.deadline_seconds=1"]
+    with pytest.raises(UserError, match=r"set rest\.policy=never or fed\.straggler=wait"):
+        load_config([], ["codec=video", "rest.policy=every_k", *late])
 
 
 def test_a_pool_is_not_divided_where_every_client_has_its_own_files() -> None:

@@ -45,16 +45,24 @@ def schedules(draw: st.DrawFn) -> Schedule:
 Operation = tuple[str, object]
 
 
-def exchanges(schedule: Schedule, rank: int, step: int, u_shape: bool) -> list[Operation]:
-    """The transfers of one rank in one step: two a client, in the U-shape four; fewer while heads rest."""
-    links = active_links(schedule.mode(step), u_shape)
+Late = frozenset[tuple[int, int]]  # turns, (client, step), in whose place a client tells its absence
+
+
+def exchanges(schedule: Schedule, rank: int, step: int, u_shape: bool, late: Late) -> list[Operation]:
+    """The transfers of one rank in one step: two a client, in the U-shape four; fewer while heads rest, one of a late
+    client, whose first packet tells the server that no other follows."""
+    every = active_links(schedule.mode(step), u_shape)
+
+    def links_of(client: int) -> tuple[str, ...]:
+        return every[:1] if (client, step) in late and every[:1] == LINKS[:1] else every
+
     if rank in schedule.layout.client_ranks:
-        return [(link, (client, step)) for client in schedule.turns(step, rank) for link in links]
+        return [(link, (client, step)) for client in schedule.turns(step, rank) for link in links_of(client)]
     operations: list[Operation] = []
     for wave in schedule.waves(step, rank):
-        first = [link for link in links if link.endswith("activation") or not u_shape]
-        for part in (first, [link for link in links if link not in first]):  # once through the wave for each
-            operations += [(link, (client, step)) for client in wave for link in part]
+        first = [link for link in every if link.endswith("activation") or not u_shape]
+        for part in (first, [link for link in every if link not in first]):  # once through the wave for each
+            operations += [(link, (client, step)) for client in wave for link in part if link in links_of(client)]
     return operations
 
 
@@ -67,12 +75,12 @@ def active_links(mode: Mode, u_shape: bool) -> tuple[str, ...]:
     return U_SHAPE if u_shape else STANDARD
 
 
-def program(schedule: Schedule, rank: int, u_shape: bool) -> list[Operation]:
+def program(schedule: Schedule, rank: int, u_shape: bool, late: Late) -> list[Operation]:
     """Everything a rank waits for, in its order: the roles' `run`."""
     layout = schedule.layout
     operations: list[Operation] = [("verdict", -1)]
     for step in range(schedule.total_steps):
-        operations += exchanges(schedule, rank, step, u_shape) if rank != layout.aggregator_rank else []
+        operations += exchanges(schedule, rank, step, u_shape, late) if rank != layout.aggregator_rank else []
         if rank in layout.server_ranks and len(layout.server_ranks) > 1:
             operations.append(("gradients", step))
         if schedule.averages_after(step) and rank not in layout.server_ranks:
@@ -100,11 +108,15 @@ def participants(schedule: Schedule, operation: Operation) -> set[int]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(schedule=schedules(), u_shape=st.booleans())
-def test_no_layout_deadlocks_even_if_every_transfer_is_a_rendezvous(schedule: Schedule, u_shape: bool) -> None:
+@given(schedule=schedules(), u_shape=st.booleans(), share=st.sampled_from([0.0, 0.3, 1.0]), seed=st.integers(0, 99))
+def test_no_layout_deadlocks_even_if_every_transfer_is_a_rendezvous(
+    schedule: Schedule, u_shape: bool, share: float, seed: int
+) -> None:
     """Run all ranks' programs; an operation happens only when every participant has come to it."""
     world = range(schedule.layout.world_size)
-    programs = {rank: program(schedule, rank, u_shape) for rank in world}
+    is_late = np.random.default_rng(seed).random((schedule.layout.clients, schedule.total_steps)) < share
+    late = frozenset((client, step) for client, step in np.argwhere(is_late).tolist())
+    programs = {rank: program(schedule, rank, u_shape, late) for rank in world}
     done = dict.fromkeys(world, 0)
     while any(done[rank] < len(programs[rank]) for rank in world):
         progress = False

@@ -25,6 +25,7 @@ FIELDS = (
 HEADER = struct.Struct(f"<{len(FIELDS)}q")
 RESYNC = 1  # flag of an answer: "my store differed from yours and is empty now; send this batch again as I frames"
 FRESH = 2  # flag: "your store differed from mine; empty yours before you decode, all of this is I frames"
+ABSENT = 4  # flag in place of a batch: "go on without me in this step"; a header alone
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ _NOTHING = torch.empty(0, dtype=torch.uint8)
 
 
 def _check_ranges(values: dict[str, int], expected: Expected) -> None:
+    sizes = [values[f"{name}_bytes"] for name in SECTIONS]
     limits = {"samples": expected.max_samples, "tokens": expected.max_tokens, "targets": expected.max_targets}
     limits |= dict.fromkeys(("store_digest", "answer_digest"), 2**63 - 1)
     limits |= {f"{name}_bytes": size for name, size in zip(SECTIONS, expected.section_bytes, strict=True)}
@@ -138,6 +140,8 @@ def _check_ranges(values: dict[str, int], expected: Expected) -> None:
             raise expected.error(field, f"{values[field]} is not within 0 and {limit}")
     if values["flags"] & ~expected.flags:
         raise expected.error("flags", f"{values['flags']} is not allowed here")
+    if values["flags"] & ABSENT and (values["samples"] or values["tokens"] or values["targets"] or sum(sizes)):
+        raise expected.error("flags", f"{ABSENT} says that there is no batch, but there is one")
     if values["n_i"] + values["n_p"] + values["n_s"] + values["n_c"] != values["tokens"]:
         raise expected.error("n_i", "frame counts do not add up to the tokens")
     for field, size in zip(("scales_bytes", "symbols_bytes"), expected.intra_bytes or (), strict=False):

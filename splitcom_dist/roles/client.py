@@ -24,6 +24,7 @@ from splitcom_dist.presence.comeback import Attendance, ask_for_welcome
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.logical_client import LogicalClient
+from splitcom_dist.roles.pace import Pace
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.verdicts import await_verdict, report, take
 from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
@@ -45,6 +46,7 @@ class ClientRole:
         self.averaging = make_averaging(context.config.fed.adapter_quantizer, start, context.world.circle)
         self.mean = start  # the newest one, from which everybody goes on who has not trained since
         self.weights: dict[int, int] = {}  # target tokens of those who have, by client
+        self.pace = Pace(context.config.fed, context.config.train.seed)
         self.lr = context.config.train.lr  # of the client that had the last turn
 
     @property
@@ -56,11 +58,18 @@ class ClientRole:
         schedule, world = self.context.schedule, self.context.world
         if not self.context.course.resumes:
             self.take_verdict(-1)  # on the model before training
+            self.record_speeds()
         for step in self.context.course.steps(self):
             for number in schedule.turns(step, world.rank) if self.attendance.attends(step) else ():
-                self.train(self.clients[number], step)
+                if self.pace.is_late(number):
+                    self.leave_out(self.clients[number], step)
+                else:
+                    self.train(self.clients[number], step)
             if schedule.averages_after(step):
                 self.average(step)
+            if schedule.ends_round(step):
+                for line in self.pace.end_round():
+                    record_event(self.context.log, step, "deadline", line)
             if schedule.decides_after(step):
                 report(self.context, step, self.lr, self.clients)
                 self.take_verdict(step)
@@ -84,7 +93,8 @@ class ClientRole:
 
     @property
     def _memory(self) -> dict[str, Stateful]:
-        return {"averaging": self.averaging, "clients": self.clients}
+        pace = {"pace": self.pace} if self.pace.has_deadline else {}
+        return {"averaging": self.averaging, "clients": self.clients, **pace}
 
     def train(self, client: LogicalClient, step: int) -> None:
         """One batch of one logical client: head forward, exchange with the server, head backward, optimizer step."""
@@ -99,7 +109,8 @@ class ClientRole:
         client.enter()
         loss = self.turn(client, samples, batch, step)
         if self.trains(step):
-            client.step(targets)
+            with self.pace.computing(client.id):
+                client.step(targets)
             self.weights[client.id] = self.weights.get(client.id, 0) + targets
         else:
             client.rest()
@@ -120,6 +131,11 @@ class ClientRole:
             wait=waited,
         )
 
+    def leave_out(self, client: LogicalClient, step: int) -> None:
+        """The packet that opens a turn says that there is none: the server goes on without this client."""
+        client.outgoing["up_activation"].tell_absence(step)
+        self.pace.leave_out(client.id)
+
     def trains(self, step: int) -> bool:
         """Whether a client steps its adapters after this batch."""
         return self.context.head_trains(step)
@@ -136,7 +152,8 @@ class ClientRole:
         if self.context.head_trains(step):
             gradient = client.incoming["down_gradient"].decode(packet)
             assert activation is not None and gradient is not None
-            activation.backward(gradient)
+            with self.pace.computing(client.id):
+                activation.backward(gradient)
         else:
             client.incoming["down_gradient"].book(packet)
         return math.nan
@@ -167,7 +184,7 @@ class ClientRole:
         """The head's activation at real positions (T, d); None if nothing of it would be sent."""
         if not client.outgoing["up_activation"].encoder.needs_values(visit):
             return None
-        with torch.set_grad_enabled(self.context.head_trains(step)):
+        with self.pace.computing(client.id), torch.set_grad_enabled(self.context.head_trains(step)):
             return to_ragged(forward_blocks(self.head, input_ids=batch.input_ids), batch.lengths)
 
     def send_activation(
@@ -206,6 +223,12 @@ class ClientRole:
         """The adapter (n,) of a client that has trained, in memory or parked."""
         client = self.clients.get(number)
         return self.clients.peek(number)["adapter"] if client is None else flatten(client.adapter)
+
+    def record_speeds(self) -> None:
+        """Log which of our clients are slow devices."""
+        for number in self.context.world.layout.clients_of(self.context.world.rank):
+            if (speed := self.pace.speed(number)) < 1:
+                record_event(self.context.log, -1, "speed", f"client {number} computes at {speed:.4f} of its rank's")
 
     def take_verdict(self, step: int) -> None:
         """Wait for the aggregator's decision; it brings the thresholds from now on."""

@@ -10,7 +10,7 @@ from splitcom_dist.codec.frames import Decoder
 from splitcom_dist.codec.labels import max_label_bytes
 from splitcom_dist.codec.manifest import max_manifest_bytes
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import FRESH, RESYNC, Expected
+from splitcom_dist.codec.wire import ABSENT, FRESH, RESYNC, Expected
 from splitcom_dist.config import Config, head_trains
 from splitcom_dist.links import LINK_CODES, LINKS, STANDARD, links_of
 from splitcom_dist.models.sources import ModelSource
@@ -59,6 +59,7 @@ class Context:
         tokens = visit.tokens if visit else samples * (self.config.data.max_length - 1)
         opens, labelled = link == self.links[0], self.links == STANDARD
         limits = decoder.limits(samples, tokens)
+        may_be_absent = ABSENT if self.config.fed.straggler == "deadline" else 0
         return Expected(
             peer,
             LINK_CODES[link],
@@ -75,6 +76,6 @@ class Context:
                 limits.symbols,
             ),
             max_targets=tokens if link == "up_gradient" else 0,
-            flags=0 if opens else FRESH | (RESYNC if link == self.links[1] else 0),
+            flags=may_be_absent if opens else FRESH | (RESYNC if link == self.links[1] else 0),
             intra_bytes=limits.intra,
         )

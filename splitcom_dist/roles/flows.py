@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from splitcom_dist.codec.frames import Decoder, Encoder
@@ -11,7 +12,7 @@ from splitcom_dist.codec.gated.gate import Drift
 from splitcom_dist.codec.manifest import named_visit
 from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import FRESH, RESYNC, Expected, Header
+from splitcom_dist.codec.wire import ABSENT, FRESH, RESYNC, Expected, Header
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINK_CODES
@@ -95,6 +96,10 @@ class Outgoing:
         """Answer a batch with a header alone, where no values are due."""
         self._transmit(nothing_of(self.link, self.client, step, visit), {}, time.perf_counter())
 
+    def tell_absence(self, step: int) -> None:
+        """In place of the packet that opens a turn: this client has no batch for this step."""
+        self._transmit(Header(LINK_CODES[self.link], step, self.client, flags=ABSENT), {}, time.perf_counter())
+
     def ask_for_resync(self, step: int) -> None:
         """Answer that the batch was refused, in place of values."""
         self._transmit(Header(LINK_CODES[self.link], step, self.client, flags=RESYNC), {}, time.perf_counter())
@@ -120,6 +125,10 @@ class Packet:
     def asks_for_resync(self) -> bool:
         return bool(self.header.flags & RESYNC)
 
+    @property
+    def tells_absence(self) -> bool:
+        return bool(self.header.flags & ABSENT)
+
 
 @dataclass
 class Incoming:
@@ -138,6 +147,8 @@ class Incoming:
         """
         expected = self.context.expected(self.link, self.decoder, self.edge.peer, self.client, step, visit)
         header, sections, wire = self.edge.receive(expected)
+        if header.flags & ABSENT:
+            visit = Visit([], torch.empty(0, dtype=torch.int64))
         visit = visit or named_visit(header, sections["manifest"], book, expected)
         return Packet(header, sections, visit, expected, wire)
 

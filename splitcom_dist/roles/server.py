@@ -35,7 +35,10 @@ from splitcom_dist.training import AdapterOptimizer
 
 @dataclass
 class Turn:
-    """One client's batch in one step: the summed loss (NaN where the client computes it), positions, targets."""
+    """One client's batch in one step: the summed loss (NaN where the client computes it), positions, targets.
+
+    Without targets there was none: the client was absent.
+    """
 
     client: int
     loss: float = math.nan
@@ -115,11 +118,12 @@ class ServerRole(ABC):
                     with self.service.tolerating(self.rank_of(client.number)):
                         client.edge.post()
             turns += self.serve(wave, step)
-        arrived = time.perf_counter()
+        arrived, waited = time.perf_counter(), sum(turn.waited for turn in turns)
+        turns = [turn for turn in turns if turn.targets]
         totals = self.sum_over_servers(turns, step)
-        waited = sum(turn.waited for turn in turns) + time.perf_counter() - arrived
+        waited += time.perf_counter() - arrived
         lr = self.optimizer.lr
-        if not totals.targets:  # nobody who was drawn for this round has a batch left
+        if not totals.targets:  # nobody has a batch: who was drawn for this round has none left, or all are late
             self.optimizer.rest()
             return
         for parameter in self.parameters:
@@ -185,10 +189,17 @@ class ServerRole(ABC):
             wait=turn.waited,
         )
 
-    def receive_activation(self, client: ServedClient, step: int) -> Packet:
-        """The packet that opens a client's turn; if it was made over other references, asks once for a resync."""
+    def receive_activation(self, client: ServedClient, step: int) -> Packet | None:
+        """The packet that opens a client's turn; if it was made over other references, asks once for a resync.
+
+        None if it says that the client has no batch for this step.
+        """
         up, answer = client.incoming["up_activation"], client.outgoing[self.context.links[1]]
         packet = up.receive(step, book=client.book)
+        if packet.tells_absence:
+            up.book(packet)
+            self.context.ledger.left_out()
+            return None
         if not up.fits(packet, client.book):
             up.refuse(packet)
             client.forget_received()
@@ -198,6 +209,10 @@ class ServerRole(ABC):
             if not up.fits(packet, client.book):
                 raise packet.expected.error("manifest", "does not fit even after a resync")
         return packet
+
+    def without(self, client: ServedClient, waited: float) -> Turn:
+        """The turn of an absent client, for whose word we have waited since its edge had waited for so long."""
+        return Turn(client.number, loss=0.0, waited=client.edge.waited - waited)
 
     def decoded(self, client: ServedClient, packet: Packet) -> Tensor:
         """The rows (T, d) of the packet that opens a turn."""

@@ -32,6 +32,8 @@ class StandardServerRole(ServerRole):
             targets = client.labels.recall(visit.samples)
         else:
             packet = self.receive_activation(client, step)
+            if packet is None:
+                return self.without(client, waited)
             visit, targets = packet.visit, self.targets(client, packet)
             rows = self.decoded(client, packet)
         waited = client.edge.waited - waited

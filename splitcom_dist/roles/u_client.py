@@ -54,7 +54,8 @@ class UClientRole(ClientRole):
             activation, packet = self.open(client, samples, batch, "down_activation", step)
         output = client.incoming["down_activation"].decode(packet)
         assert output is not None
-        loss, gradient = self.forward_backward(output, batch)
+        with self.pace.computing(client.id):
+            loss, gradient = self.forward_backward(output, batch)
         self.context.ledger.learnt(loss, sum(map(len, batch.targets)))
         check_finite(loss, client.id, step, self.context.config.train.lr)
         client.outgoing["up_gradient"].send(
@@ -69,7 +70,8 @@ class UClientRole(ClientRole):
             last = client.incoming["down_gradient"]
             head_gradient = last.decode(last.receive(step, packet.visit))
             assert activation is not None and head_gradient is not None
-            activation.backward(head_gradient)
+            with self.pace.computing(client.id):
+                activation.backward(head_gradient)
         else:
             client.incoming["down_gradient"].spare(step, packet.visit)
         return loss

@@ -33,23 +33,32 @@ class UServerRole(ServerRole):
 
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
         """Forward for every client of the wave, then backward for every one: their tails compute meanwhile."""
-        passages, turns = [], []
+        begun: list[Passage | Turn] = []
+        turns: list[Turn] = []
         for client in wave:
             with self.service.tolerating(self.rank_of(client.number)):
-                passages.append(self.forward(client, step))
-        for passage in passages:
+                begun.append(self.forward(client, step))
+        for passage in begun:
+            if isinstance(passage, Turn):
+                turns.append(passage)
+                continue
             with self.service.tolerating(self.rank_of(passage.client.number)):
                 turns.append(self.backward(passage, step))
         return turns
 
-    def forward(self, client: ServedClient, step: int) -> Passage:
-        """Activation in, body output out. While heads rest the activation is the one that came last."""
+    def forward(self, client: ServedClient, step: int) -> Passage | Turn:
+        """Activation in, body output out. While heads rest the activation is the one that came last.
+
+        The whole turn of a client that is absent.
+        """
         started, waited, peer_digest = time.perf_counter(), client.edge.waited, None
         if self.opens(step):
             visit, rows = self.recalled(client, step)
             client.incoming["up_activation"].spare(step, visit)
         else:
             packet = self.receive_activation(client, step)
+            if packet is None:
+                return self.without(client, waited)
             visit, rows, peer_digest = packet.visit, self.decoded(client, packet), packet.header.answer_digest
         waited = client.edge.waited - waited
         rows.requires_grad_(self.context.head_trains(step))

@@ -28,6 +28,7 @@ class Ledger:
         self._links = {link: dict.fromkeys(COUNTS, 0) for link in LINKS}
         self._others = dict.fromkeys(OTHERS, 0)
         self.loss, self.loss_targets = 0.0, 0  # summed over the run so far, where this rank computes it
+        self.turns_left_out = 0  # where this rank, a server, was told of an absence
         self.crossed_bytes = 0  # sent and received by this rank: what its progress shows
         log.also_keep(lambda: self.totals().numpy())
 
@@ -60,6 +61,10 @@ class Ledger:
         """Positions a client trained on."""
         self._others["tokens"] += tokens
 
+    def left_out(self) -> None:
+        """A turn that a late client did not take; servers count them, since no run outlives its servers."""
+        self.turns_left_out += 1
+
     def totals(self) -> Tensor:
         """All counts as one int64 vector, to be summed over ranks."""
         values = [count for link in LINKS for count in self._links[link].values()]
@@ -72,13 +77,14 @@ class Ledger:
 
     def state(self) -> State:
         told = {"links": self._links, "others": self._others, "loss": self.loss, "loss_targets": self.loss_targets}
-        return {"facts": facts(told | {"crossed_bytes": self.crossed_bytes})}
+        told |= {"crossed_bytes": self.crossed_bytes, "turns_left_out": self.turns_left_out}
+        return {"facts": facts(told)}
 
     def load(self, state: State) -> None:
         told = read_facts(state["facts"])
         self._links, self._others = told["links"], told["others"]
         self.loss, self.loss_targets = told["loss"], told["loss_targets"]
-        self.crossed_bytes = told["crossed_bytes"]
+        self.crossed_bytes, self.turns_left_out = told["crossed_bytes"], told["turns_left_out"]
 
     def _row(
         self,

@@ -34,6 +34,7 @@ class Summary:
     baseline_dtype: str
     ranks: list[RankMemory]
     config: dict[str, Any]
+    turns_left_out: int = 0  # by clients that were late (fed.straggler=deadline)
 
     @property
     def wire_bytes(self) -> int:
@@ -81,11 +82,12 @@ def megabytes(count: int) -> str:
 def _quality(summary: Summary, title: str) -> Text:
     minutes, seconds = divmod(round(summary.seconds), 60)
     time = f"{minutes} min {seconds} s" if minutes else f"{summary.seconds:.1f} s"
+    late = f"\n{summary.turns_left_out} turns left out by late clients" if summary.turns_left_out else ""
     return Text.assemble(
         (title, "bold"),
         "\nperplexity ",
         (f"{summary.untuned_ppl:.2f} → {summary.ppl:.2f}", "bold green"),
-        f" on held-out text  ·  {time}  ·  {summary.tokens / summary.seconds:,.0f} tokens/s",
+        f" on held-out text  ·  {time}  ·  {summary.tokens / summary.seconds:,.0f} tokens/s{late}",
     )
 
 

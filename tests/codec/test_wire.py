@@ -14,7 +14,7 @@ from torch import Tensor
 from splitcom_dist.codec import wire
 from splitcom_dist.codec.labels import LabelCache, LabelSender
 from splitcom_dist.codec.manifest import named_visit, pack_manifest
-from splitcom_dist.codec.wire import FIELDS, HEADER, SECTIONS, Expected, Header
+from splitcom_dist.codec.wire import ABSENT, FIELDS, HEADER, SECTIONS, Expected, Header
 from splitcom_dist.errors import WireError
 
 EXPECTED = Expected("rank 1 (client 1)", 0, 5, 1, 8, 64, (48, 100, 64, 1, 128, 4096))
@@ -163,3 +163,16 @@ def test_bad_labels_are_refused_and_not_cached(vocabulary: int) -> None:
             cache.unpack(packed, [1], lengths)
         with pytest.raises(WireError, match="none are cached"):
             cache.unpack(torch.empty(0, dtype=torch.uint8), [1], lengths)
+
+
+def test_absence_is_a_header_alone_and_only_where_it_may_be_told() -> None:
+    absence = wire.pack(Header(link=0, step=5, client=1, flags=ABSENT), {})
+    with pytest.raises(WireError, match=r"^rank 1 \(client 1\), up_activation, step 5: flags: 4 is not allowed here$"):
+        wire.parse_header(absence, EXPECTED)
+    allowed = replace(EXPECTED, flags=ABSENT)
+    assert len(absence) == HEADER.size and wire.parse_header(absence, allowed).flags == ABSENT
+    for field, value in (("samples", 2), ("targets", 0)):
+        header = replace(Header(link=0, step=5, client=1, flags=ABSENT), **{field: value})
+        packet = wire.pack(header, {} if value else {"modes": torch.ones(1, dtype=torch.uint8)})
+        with pytest.raises(WireError, match="flags: 4 says that there is no batch, but there is one"):
+            wire.parse_header(packet, allowed)
