@@ -171,8 +171,8 @@ def test_absence_is_a_header_alone_and_only_where_it_may_be_told() -> None:
         wire.parse_header(absence, EXPECTED)
     allowed = replace(EXPECTED, flags=ABSENT)
     assert len(absence) == HEADER.size and wire.parse_header(absence, allowed).flags == ABSENT
-    for field, value in (("samples", 2), ("targets", 0)):
-        header = replace(Header(link=0, step=5, client=1, flags=ABSENT), **{field: value})
-        packet = wire.pack(header, {} if value else {"modes": torch.ones(1, dtype=torch.uint8)})
+    one = torch.ones(1, dtype=torch.uint8)
+    for samples, sections in ((2, {}), (0, {"modes": one})):
+        packet = wire.pack(Header(link=0, step=5, client=1, samples=samples, flags=ABSENT), sections)
         with pytest.raises(WireError, match="flags: 4 says that there is no batch, but there is one"):
             wire.parse_header(packet, allowed)

@@ -46,7 +46,7 @@ def weigh_heads() -> None:
         return forward(*arguments, **named)
 
     client_module.forward_blocks = heavy  # type: ignore[attr-defined]
-    pace.time = clock  # type: ignore[attr-defined]
+    pace.time = clock  # type: ignore[attr-defined, assignment]
 
 
 def weigh_heads_and(disturb: Callable[[], None]) -> Callable[[], None]:
@@ -124,6 +124,13 @@ def test_a_late_client_is_left_behind(settings: list[str], model_folders: dict[s
     assert np.median(seconds[~slow]) < 10 * HEAD_SECONDS < seconds[slow].min(), "steps last as long as who is there"
     assert "\n6 turns left out by late clients\n" in outcome.stdout
     assert summary["ppl"] < summary["untuned_ppl"]
+
+
+def test_a_dry_run_says_that_late_clients_make_it_less(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    line = f"at most: a turn that a late client leaves out is one packet of {HEADER.size} bytes"
+    for more, there in (([], False), (DEADLINE, True)):
+        outcome = train(model_folders["gpt2"], tmp_path / "run", *THREE, *more, "--dry-run")
+        assert outcome.code == 0 and (line in outcome.stdout) is there
 
 
 def test_steps_in_which_everybody_is_late_change_nothing(model_folders: dict[str, Path], tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ def test_speeds_are_drawn_by_the_seed_alone() -> None:
 
 
 def pace(*speeds: float, deadline: float | None = None) -> Pace:
-    policy = {"straggler": "wait"} if deadline is None else {"straggler": "deadline", "deadline_seconds": deadline}
-    fed = FedConfig(clients=len(speeds), speed=SpeedConfig("list", values=list(speeds)), **policy)  # type: ignore[arg-type]
+    fed = FedConfig(clients=len(speeds), speed=SpeedConfig("list", values=list(speeds)))
+    if deadline is not None:
+        fed.straggler, fed.deadline_seconds = "deadline", deadline
     return Pace(fed, seed=0)
 
 
