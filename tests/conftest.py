@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,19 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         byte_tokenizer().save_pretrained(folder)
         folders[family] = folder
     return folders
+
+
+class Clock:
+    """Stands in for `time`: only sleep takes time, so that what a client has computed does not depend on the load."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        time.sleep(seconds)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Clock
 from safetensors.torch import load_file
 from test_resume import at_step, check_same
 from test_runs import check_books, train
@@ -22,19 +22,6 @@ THREE = ["roles.client_ranks=3", "fed.every=5"]  # 17, 17 and 16 samples: one ro
 SLOW = [*THREE, "fed.speed.dist=list", "fed.speed.values=[1,1,0.1]"]
 HEAD_SECONDS = 0.06  # 0.6 for the slow client, whose second turn of a round ends behind the deadline
 DEADLINE = ["fed.straggler=deadline", "fed.deadline_seconds=0.7"]
-
-
-class Clock:
-    """Stands in for `time`: only sleep takes time, so that what a client has computed does not depend on the load."""
-
-    now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        time.sleep(seconds)
 
 
 def weigh_heads() -> None:

@@ -1,10 +1,10 @@
 """Slow devices are as slow as they were told to be, and a deadline is for what a client itself computes."""
 
-import time
-
 import pytest
+from conftest import Clock
 
 from splitcom_dist.config import FedConfig, SpeedConfig
+from splitcom_dist.roles import pace as pace_module
 from splitcom_dist.roles.pace import Pace, speeds_of
 
 
@@ -27,36 +27,42 @@ def pace(*speeds: float, deadline: float | None = None) -> Pace:
     return Pace(fed, seed=0)
 
 
-def compute(own: Pace, client: int, seconds: float) -> float:
-    started = time.perf_counter()
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(pace_module, "time", clock)
+    return clock
+
+
+def compute(own: Pace, client: int, seconds: float, clock: Clock) -> float:
+    started = clock.perf_counter()
     with own.computing(client):
-        time.sleep(seconds)
-    return time.perf_counter() - started
+        clock.sleep(seconds)
+    return clock.perf_counter() - started
 
 
-def test_computing_lasts_as_long_as_the_speed_says() -> None:
+def test_computing_lasts_as_long_as_the_speed_says(clock: Clock) -> None:
     own = pace(1, 0.25)
-    assert compute(own, 0, 0.02) == pytest.approx(0.02, abs=0.015)
-    assert compute(own, 1, 0.02) == pytest.approx(0.08, abs=0.03) and compute(own, 1, 0.02) >= 0.08
+    assert compute(own, 0, 0.02, clock) == pytest.approx(0.02)
+    assert compute(own, 1, 0.02, clock) == pytest.approx(0.08)
 
 
-def test_a_deadline_is_for_what_a_client_computes_in_a_round() -> None:
+def test_a_deadline_is_for_what_a_client_computes_in_a_round(clock: Clock) -> None:
     own = pace(1, 0.25, deadline=0.06)
     assert not own.is_late(1), "everybody has a first turn"
     for client in (0, 1):
-        compute(own, client, 0.02)
-    time.sleep(0.06)  # waiting
+        compute(own, client, 0.02, clock)
+    clock.sleep(0.06)  # waiting
     assert not own.is_late(0) and own.is_late(1)
     own.leave_out(1)
     own.leave_out(1)
     other = pace(1, 0.25, deadline=0.06)
     other.load(own.state())
-    (line,) = other.end_round()
-    assert line.startswith("client 1 left out 2 turns of the round, after computing for 0.0")
+    assert other.end_round() == ["client 1 left out 2 turns of the round, after computing for 0.08 s"]
     assert not other.is_late(1) and other.end_round() == []
 
 
-def test_without_a_deadline_nobody_is_late() -> None:
+def test_without_a_deadline_nobody_is_late(clock: Clock) -> None:
     own = pace(0.5)
-    compute(own, 0, 0.01)
+    compute(own, 0, 0.01, clock)
     assert not own.is_late(0) and not own.has_deadline
