@@ -108,7 +108,7 @@ def test_a_late_client_is_left_behind(settings: list[str], model_folders: dict[s
     together = turns[turns["client"] == -1]
     seconds = together["seconds"] + together["wait"]
     slow = np.isin(together["step"], turns[turns["client"] == 2]["step"])
-    assert np.median(seconds[~slow]) < 10 * HEAD_SECONDS < seconds[slow].min(), "steps last as long as who is there"
+    assert np.median(seconds[~slow]) < 10 * HEAD_SECONDS < seconds[slow].max(), "steps last as long as who is there"
     assert "\n6 turns left out by late clients\n" in outcome.stdout
     assert summary["ppl"] < summary["untuned_ppl"]
 
