@@ -22,6 +22,8 @@ from splitcom_dist.place import Place, find_place
 # done, which takes the cores from the other side: 9 % of a whole run (benchmarks/throughput.py). torch reads it once.
 SPINS = {"GOMP_SPINCOUNT": "2000"}
 
+# Whoever asks CUDA for its devices in the process that forks the ranks takes them from those; NVML can be asked.
+ASKS_NVML = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 # A launcher ends all ranks when the first one leaves; the one that tells why must not be cut off by the others.
 PRECEDENCE_SECONDS = 3.0
@@ -29,7 +31,7 @@ PRECEDENCE_SECONDS = 3.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit code 2 and one line on standard error for a mistake of the user's."""
-    os.environ.update(SPINS | os.environ)
+    os.environ.update(SPINS | ASKS_NVML | os.environ)
     parser = _parser()
     options, more = parser.parse_known_args(arguments)
     if unknown := [text for text in more if text.startswith("-")]:

@@ -198,6 +198,7 @@ class LinkConfig:
 @dataclass
 class RuntimeConfig:
     timeout_seconds: float = 300.0  # longest silence of a peer before it counts as lost
+    device: str = "auto"  # auto: one CUDA device a local rank, in turn, where torch sees any, else the CPU; cpu; cuda
     threads: int = 0  # compute threads a rank; 0 shares the cores of this machine among its ranks
     link: LinkConfig = field(default_factory=LinkConfig)
 
@@ -217,7 +218,7 @@ class Config:
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    transport: str = "gloo"  # of packets between clients and servers: gloo, or mpi (under mpirun)
+    transport: str = "gloo"  # of packets between clients and servers: gloo, nccl (payloads on GPUs), mpi (under mpirun)
     resume: str = "never"  # auto: go on with the run in --out, if there is one
 
 
@@ -247,6 +248,15 @@ def keyed_links(config: Config) -> list[str]:
     """The links of the run's shape whose references are kept by position, so that batches need keys."""
     links = links_of(config.model.tail_layers)
     return [link for link in links if lookup(config.codec, link).gate == "error"]
+
+
+def stays_on_device(codec: LinkCodecConfig) -> bool:
+    """Whether a link's codec computes where the activation is: gate by sample or none, and no more than arithmetic.
+
+    The others go through the host: entropy coders and keyed stores (gates error and sampled), seeded draws and
+    factorisations (channels, low_rank), tiles.
+    """
+    return codec.gate in ("always", "once", "cosine", "never") and codec.quantizer in ("none", "fp16", "int8")
 
 
 def bounds_of(config: Config, link: str) -> Bounds:

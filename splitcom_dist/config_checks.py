@@ -2,9 +2,17 @@
 
 import math
 
-from splitcom_dist.config import Config, DataConfig, LinkCodecConfig, gated_links, lookup
+from splitcom_dist.config import (
+    Config,
+    DataConfig,
+    LinkCodecConfig,
+    LinkConfig,
+    gated_links,
+    lookup,
+    stays_on_device,
+)
 from splitcom_dist.errors import UserError
-from splitcom_dist.links import LINKS
+from splitcom_dist.links import LINKS, links_of
 
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
@@ -28,7 +36,8 @@ CHOICES = {
     "control.name": ("fixed", "bang_bang", "ddpg", "byte_budget"),
     "control.ddpg.every": ("round", "epoch"),
     "telemetry.baseline_dtype": ("float16", "float32"),
-    "transport": ("gloo", "mpi"),
+    "runtime.device": ("auto", "cpu", "cuda"),
+    "transport": ("gloo", "nccl", "mpi"),
     "resume": ("never", "auto"),
 }
 AT_LEAST = {
@@ -84,8 +93,6 @@ AT_LEAST = {
 
 def validate(config: Config) -> None:
     """Raise UserError for the first value that no run could use; names the key and the mend."""
-    if config.transport == "nccl":
-        raise UserError("transport=nccl: packets are made in host memory, which NCCL cannot send; choose gloo or mpi")
     for key, choices in CHOICES.items():
         if (value := lookup(config, key)) not in choices:
             raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
@@ -151,6 +158,24 @@ def validate(config: Config) -> None:
     for key in ("lora.dropout", "model.dropout", "control.ddpg.discount"):
         if not 0 <= lookup(config, key) < 1:
             raise UserError(f"{key}={lookup(config, key)}: must be at least 0 and below 1")
+    if config.transport == "nccl":
+        _check_nccl(config)
+
+
+def _check_nccl(config: Config) -> None:
+    if config.runtime.device == "cpu":
+        raise UserError(
+            "transport=nccl: with runtime.device=cpu there is nothing on a GPU to send; set runtime.device=cuda or "
+            "transport=gloo"
+        )
+    if config.runtime.link != LinkConfig():
+        raise UserError("runtime.link: holds back what is in host memory, not what NCCL sends; set transport=gloo")
+    links = [lookup(config.codec, link) for link in links_of(config.model.tail_layers)]
+    if not any(stays_on_device(link) and link.gate != "never" for link in links):
+        raise UserError(
+            f"transport=nccl: codec {config.codec.name} makes all its packets in host memory; set transport=gloo or "
+            "mpi, or a codec of none, fp16, int8 or splitcom"
+        )
 
 
 def _check_partition(data: DataConfig) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
+from splitcom_dist.devices import planned
 from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.lora import adapter_parameters, insert_lora
 from splitcom_dist.models.sources import ModelSource, find_model
@@ -52,14 +53,15 @@ def describe(config: Config) -> None:
 
 
 def _roles(config: Config, source: ModelSource, layout: Layout, parts: Mapping[str, Part]) -> Table:
-    table = Table("rank", "blocks", "weights", "adapter", box=None, pad_edge=False, title_justify="left")
+    table = Table("rank", "device", "blocks", "weights", "adapter", box=None, pad_edge=False, title_justify="left")
     table.title = "what each rank will hold"
     owned = {role: [parts[name] for name in names if name in parts] for role, names in HELD_BY.items()}
     held = {role: _held(config, source, own) for role, own in owned.items()}
     for rank in range(layout.world_size):
         role = layout.role_of(rank)
         blocks = ", ".join(f"{part.first}..{part.last - 1}" for part in owned[role])
-        table.add_row(layout.name_of(rank), blocks, *map(megabytes, held[role]))
+        device = planned(config.runtime.device, rank)  # as if all ranks were on this machine
+        table.add_row(layout.name_of(rank), device, blocks, *map(megabytes, held[role]))
     return table
 
 

@@ -13,6 +13,7 @@ from splitcom_dist.checkpoints.signals import RESUME_ME, StopSignals
 from splitcom_dist.checkpoints.start import agree_on_start
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
+from splitcom_dist.devices import device_for, sharing, take
 from splitcom_dist.errors import PeerLost, RunOver, SplitcomError, Stopped
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
@@ -99,6 +100,10 @@ def _report(error: Exception, world: World) -> int:
 def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -> None:
     torch.set_num_threads(config.runtime.threads or _fair_threads(world))
     torch.manual_seed(config.train.seed + world.rank)  # dropout differs between ranks
+    device = device_for(config.runtime.device, world.place.local_rank)
+    take(device)
+    if config.transport == "nccl":
+        world.connect_devices(device)
     start = agree_on_start(config, world, out)
     directory = start.directory
     if start.finished:
@@ -116,10 +121,12 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
         world.layout.world_size,
         world.place.launcher,
     )
+    others = sharing(device, world.place.local_rank, world.place.local_world_size)
+    log.info("computes on %s%s", device, f", as local ranks {others} do" if others else "")
     source = find_model(config.model.name, config.model.dropout)
     check_cut(config.model.cut_layer, source.block_count, config.model.tail_layers)
     check_length(config, source)
-    share = load_share(config, world, source)
+    share = load_share(config, world, source, device)
     schedule = _agree_on_schedule(config, world, share.shard_sizes)
     role = world.layout.role_of(world.rank)
     folder = CheckpointFolder(directory.checkpoints, config.checkpoint.keep)
@@ -134,7 +141,7 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
         ledger = Ledger(books, schedule, config.data.max_length, row_bytes)
         memory: dict[str, Stateful] = {"ledger": ledger, "attendance": schedule.attendance}
         course = Course(schedule, world, books, memory, folder, config.checkpoint.every, signals)
-        context = Context(config, world, schedule, source, books, ledger, course)
+        context = Context(config, world, schedule, source, books, ledger, course, device)
         running = build_role(context, share, directory)
         if totals is not None:
             assert isinstance(running, ClientRole)

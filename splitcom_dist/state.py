@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from splitcom_dist.devices import to_host
+
 State = Mapping[str, Tensor]
 
 
@@ -47,8 +49,8 @@ def part_of(state: State, name: str) -> dict[str, Tensor]:
 
 
 def apart(state: State) -> dict[str, Tensor]:
-    """Tensors in storage of their own: safetensors refuses views of one."""
-    return {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+    """Tensors in storage of their own in host memory: safetensors refuses views of one."""
+    return {name: to_host(tensor.detach()).clone().contiguous() for name, tensor in state.items()}
 
 
 def facts(values: Mapping[str, Any]) -> Tensor:

@@ -13,9 +13,11 @@ from splitcom_dist.comm.failures import naming
 from splitcom_dist.comm.groups import Groups, patience_seconds
 from splitcom_dist.comm.link import Transport
 from splitcom_dist.comm.mpi_p2p import MpiCommunicator, available, check_launcher
+from splitcom_dist.comm.nccl_p2p import NcclTransport, check_devices, connect
 from splitcom_dist.comm.shaped import Link, ShapedTransport, hold
 from splitcom_dist.comm.star import Hub, Spoke
 from splitcom_dist.config import LinkConfig
+from splitcom_dist.devices import identity
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
@@ -66,6 +68,7 @@ class World(Board):
             ) from None
         self._pulse: Pulse | None = None
         self._mpi = self._join_mpi() if transport == "mpi" else None
+        self._device_transports: dict[int, NcclTransport] = {}  # by client rank
 
     @property
     def comes_back(self) -> bool:
@@ -133,6 +136,24 @@ class World(Board):
         what = f"the averaging after step {step}"
         ranks = self.layout.client_ranks
         return [rank for rank in ranks if self.wait_until(lambda: arrived(rank), [rank], what)]  # noqa: B023
+
+    def connect_devices(self, device: torch.device) -> None:
+        """Connect this rank's device with that at the other end of each of its edges, over NCCL; all ranks call it.
+
+        Raises UserError, the same on every rank, where devices do not allow it; PeerLost.
+        """
+        self.announce(f"device/{self.rank}", identity(device) if dist.is_nccl_available() else "")
+        everyone = range(self.layout.world_size)
+        check_devices(self.layout, {rank: self.wait_for(f"device/{rank}", [rank], "the devices") for rank in everyone})
+        for edge in self.layout.edges():  # in one order on all ranks: of all pairs still to be made, the first can be
+            if self.rank in edge:
+                peer = edge[1 - edge.index(self.rank)]
+                with naming(self.layout.name_of(peer), [peer], "the start of NCCL"):
+                    self._device_transports[edge[0]] = connect(self._store, edge, self.rank, device, self.timeout)
+
+    def device_transport(self, client_rank: int) -> NcclTransport | None:
+        """The channel for payloads on devices to the other end of a client rank's edge; None but with NCCL."""
+        return self._device_transports.get(client_rank)
 
     def hold(self, size: int, since: float) -> None:
         """Make averaging, begun at `since`, last as long as `size` bytes take up and down this rank's link."""

@@ -11,10 +11,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from splitcom_dist.checkpoints.files import CheckpointFolder
 from splitcom_dist.checkpoints.signals import StopSignals
+from splitcom_dist.devices import random_states, restore_random_states
 from splitcom_dist.errors import Stopped
 from splitcom_dist.schedule import Schedule
 from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
@@ -54,7 +53,7 @@ class Course:
         spread(state, {"role": role, **self.memory})
         told = read_facts(state["course"])
         self.first, self._seconds, self._since = step + 1, told["seconds"], time.perf_counter()
-        torch.set_rng_state(state["rng"])
+        restore_random_states(state)
 
     def enter(self, step: int) -> None:
         """Begin with `step`, as the others do now: this rank comes back to a run that went on without it."""
@@ -94,7 +93,7 @@ class Course:
         started = time.perf_counter()
         state = gathered({"role": role, **self.memory})
         told = {"seconds": self.seconds, "rows": self.books.row_counts()}
-        state |= {"rng": torch.get_rng_state(), "course": facts(told)}
+        state |= {**random_states(), "course": facts(told)}
         digests = self.folder.write(step, self.world.rank, state)
         key = f"saved/{step}"
         self.world.announce(f"{key}/{self.world.rank}", json.dumps(digests))

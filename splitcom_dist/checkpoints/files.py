@@ -21,6 +21,7 @@ from torch import Tensor
 
 import splitcom_dist
 from splitcom_dist.checkpoints.blocks import BlockTable, steps_of
+from splitcom_dist.devices import to_host
 from splitcom_dist.errors import UserError
 from splitcom_dist.state import State, apart
 
@@ -38,7 +39,9 @@ class CheckpointFolder:
 
     def write(self, step: int, rank: int, state: State) -> dict[str, str]:
         """One rank's files of the checkpoint after `step`, complete or not there at all; returns the sha256 of all
-        files that its part needs, by name below the folder. Raises UserError."""
+        files that its part needs, by name below the folder. Written from the host, wherever the state is. Raises
+        UserError."""
+        state = {name: to_host(tensor.detach()) for name, tensor in state.items()}
         with _aside(self._blocks(step, rank)) as part:
             small = self._table.write(step, state, part)
             self._digests[self._name(self._blocks(step, rank))] = _sha256(part)

@@ -46,7 +46,7 @@ class Plain:
         return tokens * width * self.dtype.itemsize
 
     def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return _empty(), _bytes(rows.to(self.dtype))
+        return _no_scales(rows), _bytes(rows.to(self.dtype))
 
     def decode(self, scales: Tensor, symbols: Tensor, tokens: int, width: int) -> Tensor:
         return symbols.clone().view(self.dtype).view(tokens, width)
@@ -66,7 +66,7 @@ class Half:
         return tokens * width * 2
 
     def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return _empty(), _bytes(rows.clamp(-65504.0, 65504.0).half())
+        return _no_scales(rows), _bytes(rows.clamp(-65504.0, 65504.0).half())
 
     def decode(self, scales: Tensor, symbols: Tensor, tokens: int, width: int) -> Tensor:
         # A copy also when dtypes agree: symbols lie in a receive buffer that the next packet overwrites.
@@ -114,5 +114,5 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(-1).view(torch.uint8)
 
 
-def _empty() -> Tensor:
-    return torch.empty(0, dtype=torch.uint8)
+def _no_scales(rows: Tensor) -> Tensor:
+    return rows.new_empty(0, dtype=torch.uint8)

@@ -9,6 +9,11 @@ def row_mask(samples: Tensor, lengths: Tensor) -> Tensor:
     return samples.repeat_interleave(lengths)
 
 
+def rows_of(samples: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
+    """The rows (T, ...) of the marked samples, in order; `samples` and `lengths` are on the host, `rows` anywhere."""
+    return rows.index_select(0, row_mask(samples, lengths).nonzero().flatten().to(rows.device))
+
+
 def sample_index(lengths: Tensor) -> Tensor:
     """The sample of each row: (B,) -> (T,)."""
     return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)

@@ -5,6 +5,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from splitcom_dist.devices import HOST
 from splitcom_dist.errors import WireError
 from splitcom_dist.state import State
 
@@ -13,11 +14,13 @@ class ReferenceStore:
     """References of one client on one link, by sample id.
 
     The two ends may keep different views of a reference (the server all of it, a SplitCom client its sketch), so
-    equality is watched through what made it: each entry carries the crc32 of the bytes that were sent, and the store
-    an order-free digest over (sample, crc32). Equal digests mean equal references, whichever order they came in.
+    equality is watched through what made it: each entry carries a checksum of the bytes that were sent, and the store
+    an order-free digest over (sample, checksum). Equal digests mean equal references, whichever order they came in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = HOST) -> None:
+        """The references are tensors on `device`."""
+        self._device = device
         self._entries: dict[int, tuple[Tensor, int]] = {}
         self.digest = 0  # fits an int64
 
@@ -36,7 +39,7 @@ class ReferenceStore:
         return self._entries[sample][0]
 
     def put(self, sample: int, reference: Tensor, crc: int) -> None:
-        """Replace a sample's reference; `crc` is the crc32 of the sent bytes that reconstruct to it."""
+        """Replace a sample's reference; `crc` is a checksum of the sent bytes that reconstruct to it."""
         if sample in self._entries:
             self.digest ^= _mark(sample, self._entries[sample][1])
         self._entries[sample] = (reference, crc)
@@ -63,7 +66,7 @@ class ReferenceStore:
     def load(self, state: State) -> None:
         """Go on as the store that gave `state`."""
         self.clear()
-        rows = state["rows"].split(state["lengths"].tolist())
+        rows = state["rows"].to(self._device).split(state["lengths"].tolist())
         for sample, crc, reference in zip(state["samples"].tolist(), state["checksums"].tolist(), rows, strict=True):
             self.put(sample, reference.clone(), crc)
 

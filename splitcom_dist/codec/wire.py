@@ -1,5 +1,7 @@
 """The packet: a fixed header of int64 and one uint8 body. Pure functions from fields to bytes and back.
 
+Scales and symbols, the payload, may cross apart: from device to device, behind a message with all the rest.
+
 A receiver believes a header only after `parse_header`: magic, version, checksum, what the schedule expects at this
 point, and every length against what the configuration allows. Only then does it know how long the body is.
 """
@@ -11,12 +13,14 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from splitcom_dist.codec.checksum import checksum
 from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINKS
 
 MAGIC = 0x53504C4954434F4D  # "SPLITCOM"
 VERSION = 3
 SECTIONS = ("manifest", "labels", "side", "modes", "scales", "symbols")
+PAYLOAD = SECTIONS[-2:]
 FIELDS = (
     "magic", "version", "link", "step", "client", "flags", "samples", "tokens", "targets", "n_i", "n_p", "n_s",
     "n_c",
@@ -26,6 +30,7 @@ HEADER = struct.Struct(f"<{len(FIELDS)}q")
 RESYNC = 1  # flag of an answer: "my store differed from yours and is empty now; send this batch again as I frames"
 FRESH = 2  # flag: "your store differed from mine; empty yours before you decode, all of this is I frames"
 ABSENT = 4  # flag in place of a batch: "go on without me in this step"; a header alone
+APART = 8  # flag: "the payload is not in this message, it comes behind it from device to device"
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ class Header:
     def body_bytes(self) -> int:
         return sum(self.section_bytes)
 
+    @property
+    def apart_bytes(self) -> int:
+        """Of the payload, if it crosses apart."""
+        return sum(self.section_bytes[-len(PAYLOAD) :]) if self.flags & APART else 0
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -70,6 +80,7 @@ class Expected:
     section_bytes: tuple[int, ...]  # largest size of each section
     max_targets: int = 0
     flags: int = 0  # flags that may be set
+    apart: bool = False  # whether the payload crosses apart: agreed beforehand, not chosen by the sender
     intra_bytes: tuple[int, int] | None = None  # exact bytes of scales and symbols an I position, where fixed
 
     @property
@@ -80,16 +91,28 @@ class Expected:
         return WireError(f"{self.peer}, {LINKS[self.link]}, step {self.step}: {field}: {reason}")
 
 
-def pack(header: Header, sections: dict[str, Tensor]) -> Tensor:
-    """Header and sections as one uint8 vector; the only allocation is the vector itself."""
-    parts = [sections.get(name, _NOTHING).reshape(-1).cpu() for name in SECTIONS]
-    sizes = tuple(len(part) for part in parts)
-    packet = torch.empty(HEADER.size + sum(sizes), dtype=torch.uint8)
+def pack(header: Header, sections: dict[str, Tensor], payload: Tensor | None = None) -> Tensor:
+    """Header and sections, which lie in host memory, as one uint8 vector; the only allocation is the vector itself.
+
+    With a `payload`, scales and symbols as `join_payload` has put them, these two stay out of it.
+    """
+    parts = [sections.get(name, _NOTHING).reshape(-1) for name in SECTIONS]
+    sizes, crc = tuple(len(part) for part in parts), 0
+    if payload is not None:
+        parts, crc = parts[: -len(PAYLOAD)], checksum(payload)
+        header = replace(header, flags=header.flags | APART)
+    packet = torch.empty(HEADER.size + sum(map(len, parts)), dtype=torch.uint8)
     torch.cat(parts, out=packet[HEADER.size :])
-    body_crc = zlib.crc32(packet[HEADER.size :].numpy().data)
+    body_crc = zlib.crc32(packet[HEADER.size :].numpy().data, crc)
     header = replace(header, section_bytes=sizes, body_crc=body_crc)
     packet[: HEADER.size] = torch.frombuffer(bytearray(_header_bytes(header)), dtype=torch.uint8)
     return packet
+
+
+def join_payload(sections: dict[str, Tensor]) -> Tensor:
+    """The payload of a packet as one uint8 vector, where its sections are."""
+    parts = [sections[name].reshape(-1) for name in PAYLOAD if name in sections]
+    return torch.cat(parts) if parts else _NOTHING
 
 
 def parse_header(first: Tensor, expected: Expected) -> Header:
@@ -111,13 +134,19 @@ def parse_header(first: Tensor, expected: Expected) -> Header:
     )
 
 
-def parse_body(header: Header, body: Tensor, expected: Expected) -> dict[str, Tensor]:
-    """Sections of a body (uint8) as views into it. Raises WireError if it is not what was sent."""
-    if len(body) != header.body_bytes:
-        raise expected.error("body", f"{len(body)} bytes, {header.body_bytes} expected")
-    if zlib.crc32(body.numpy().data) != header.body_crc:
+def parse_body(header: Header, body: Tensor, expected: Expected, payload: Tensor | None = None) -> dict[str, Tensor]:
+    """Sections of a body (uint8), and of the payload that came apart, as views into them. Raises WireError if they
+    are not what was sent."""
+    whole = len(body) + (0 if payload is None else len(payload))
+    if whole != header.body_bytes or (payload is not None and len(payload) != header.apart_bytes):
+        raise expected.error("body", f"{whole} bytes, {header.body_bytes} expected")
+    if zlib.crc32(body.numpy().data, 0 if payload is None else checksum(payload)) != header.body_crc:
         raise expected.error("body_crc", "the body is not what was sent")
-    return dict(zip(SECTIONS, body.split(list(header.section_bytes)), strict=True))
+    sizes, behind = list(header.section_bytes), len(PAYLOAD)
+    if payload is None:
+        return dict(zip(SECTIONS, body.split(sizes), strict=True))
+    sections = dict(zip(SECTIONS[:-behind], body.split(sizes[:-behind]), strict=True))
+    return sections | dict(zip(PAYLOAD, payload.split(sizes[-behind:]), strict=True))
 
 
 _NOTHING = torch.empty(0, dtype=torch.uint8)
@@ -138,7 +167,7 @@ def _check_ranges(values: dict[str, int], expected: Expected) -> None:
     for field, limit in limits.items():
         if not 0 <= values[field] <= limit:
             raise expected.error(field, f"{values[field]} is not within 0 and {limit}")
-    if values["flags"] & ~expected.flags:
+    if values["flags"] & ~(expected.flags | APART) or bool(values["flags"] & APART) != expected.apart:
         raise expected.error("flags", f"{values['flags']} is not allowed here")
     if values["flags"] & ABSENT and (values["samples"] or values["tokens"] or values["targets"] or sum(sizes)):
         raise expected.error("flags", f"{ABSENT} says that there is no batch, but there is one")

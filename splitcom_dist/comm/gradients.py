@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from splitcom_dist.comm.failures import naming
+from splitcom_dist.devices import to_host
 
 
 class StepTotals(NamedTuple):
@@ -40,13 +41,14 @@ def sum_gradients(
     timeout. Raises PeerLost naming the `others`.
     """
     own = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
-    buffer = torch.cat([*(gradient.flatten() for gradient in own), torch.tensor(totals, dtype=torch.float32)])
+    gradients = to_host(torch.cat([gradient.flatten() for gradient in own]))
+    buffer = torch.cat([gradients, torch.tensor(totals, dtype=torch.float32)])
     ranks = [rank for rank in dist.get_process_group_ranks(group) if rank != dist.get_rank()]
     with naming(others, ranks, f"the sum of gradients, step {step}"):
         dist.all_reduce(buffer, group=group)
     sizes = [parameter.numel() for parameter in parameters]
     *sums, behind = buffer.split([*sizes, len(totals)])
     for parameter, gradient in zip(parameters, sums, strict=True):
-        parameter.grad = gradient.view_as(parameter)
+        parameter.grad = gradient.view_as(parameter).to(parameter.device)
     targets, tokens, loss, crossed_bytes = behind.tolist()
     return StepTotals(int(targets), int(tokens), loss, int(crossed_bytes)), buffer.nbytes

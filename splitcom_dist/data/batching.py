@@ -7,13 +7,15 @@ import numpy as np
 import torch
 
 from splitcom_dist.data.tokens import Sample
+from splitcom_dist.devices import HOST
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """B samples; the targets of sample i belong to its last `len(targets[i])` input positions.
 
-    `lengths` counts input positions: one fewer than tokens, as the last token is only ever a label.
+    `lengths` counts input positions: one fewer than tokens, as the last token is only ever a label. Only `input_ids`
+    may be on a device: lengths decide shapes, and targets are packed on the host.
     """
 
     samples: list[int]  # B distinct ids
@@ -31,15 +33,15 @@ def epoch_order(count: int, batch_size: int, seed: int, client: int, epoch: int)
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """One batch of at least one sample, on the CPU."""
+def collate(samples: Sequence[Sample], device: torch.device = HOST) -> Batch:
+    """One batch of at least one sample, for a model on `device`."""
     lengths = [len(sample.tokens) - 1 for sample in samples]
     input_ids = np.zeros((len(samples), max(lengths)), np.int64)
     for row, sample, length in zip(input_ids, samples, lengths, strict=True):
         row[:length] = sample.tokens[:-1]
     return Batch(
         samples=[sample.id for sample in samples],
-        input_ids=torch.from_numpy(input_ids),
+        input_ids=torch.from_numpy(input_ids).to(device),
         lengths=torch.tensor(lengths),
         targets=[torch.from_numpy(sample.tokens[sample.target_start :].astype(np.int64)) for sample in samples],
     )

@@ -43,7 +43,7 @@ def print_ranks(sights: Mapping[int, Sight], console: Console) -> None:
         table.add_column(header, justify="left" if header in ("host", "device") else "right", no_wrap=True)
     for rank, sight in sorted(sights.items()):
         host, local_rank = sight.host, sight.place.local_rank if sight.place else 0
-        device = host.devices[local_rank] if local_rank < len(host.devices) else "CPU"
+        device = host.devices[local_rank % len(host.devices)] if host.devices else "CPU"  # as runtime.device=auto
         memory = f"{host.memory_bytes / GIB:.0f} GiB"
         table.add_row(str(rank), host.name, str(local_rank), str(host.cores), memory, device)
     console.print(table, highlight=False)

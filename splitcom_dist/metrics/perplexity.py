@@ -37,7 +37,7 @@ def perplexity(
     total, count = 0.0, 0
     ordered = sorted(samples, key=lambda sample: len(sample.tokens))  # alike lengths side by side: little padding
     for start in range(0, len(ordered), batch_size):
-        batch = collate(ordered[start : start + batch_size])
+        batch = collate(ordered[start : start + batch_size], model.device)
         hidden = to_ragged(forward_blocks(model, input_ids=batch.input_ids), batch.lengths)
         total += float(token_loss(model, hidden, batch.lengths, batch.targets))
         count += sum(map(len, batch.targets))

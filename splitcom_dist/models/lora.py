@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.config import LoraConfig
+from splitcom_dist.devices import to_host
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.families import family_of
 from splitcom_dist.models.split import Part
@@ -75,13 +76,16 @@ def is_in_part(name: str, model_type: str, part: Part) -> bool:
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """One float32 vector (n,) of all elements in order; a copy."""
-    return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+    """One float32 vector (n,) of all elements in order, in host memory; a copy.
+
+    With `unflatten_into` the only way of adapters between their device and averaging, which is on the host.
+    """
+    return to_host(torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors]))
 
 
 def unflatten_into(vector: Tensor, tensors: Sequence[Tensor]) -> None:
     """Write the vector (n,) of `flatten` back into `tensors`, in place."""
-    offset = 0
+    offset, vector = 0, vector.to(tensors[0].device)
     for tensor in tensors:
         tensor.data.copy_(vector[offset : offset + tensor.numel()].view_as(tensor))
         offset += tensor.numel()

@@ -15,11 +15,12 @@ from splitcom_dist.errors import UserError
 def token_loss(model: PreTrainedModel, hidden: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Tensor:
     """Cross-entropy in nats, summed over all targets: rows (T, d) of B samples, (B,), B id vectors -> scalar.
 
-    The LM head sees only positions that predict a target.
+    Lengths and targets are on the host, rows and loss where the model is. The LM head sees only positions that predict
+    a target.
     """
     rows = target_rows(lengths, torch.tensor([len(target) for target in targets]))
-    logits = model.lm_head(hidden[rows]).float()
-    return functional.cross_entropy(logits, torch.cat(list(targets)), reduction="sum")
+    logits = model.lm_head(hidden[rows.to(hidden.device)]).float()
+    return functional.cross_entropy(logits, torch.cat(list(targets)).to(hidden.device), reduction="sum")
 
 
 def check_finite(loss: float, client: int, step: int, lr: float) -> None:

@@ -121,7 +121,7 @@ def _aggregator(context: Context, share: Share, directory: RunDirectory) -> Aggr
 def _edge(context: Context, client_rank: int, peer: int) -> Edge:
     world = context.world
     transport = None if world.comes_back else world.transport(client_rank)
-    return Edge(transport, world.layout.name_of(peer))
+    return Edge(transport, world.layout.name_of(peer), world.device_transport(client_rank))
 
 
 def _flows(
@@ -133,13 +133,11 @@ def _flows(
         codec = getattr(context.config.codec, link)
         if is_upward(link) == sends_up:
             seed = context.seed_of(client, link)
-            encoder = make_encoder(
-                codec, context.width, context.dtype, seed, directory.references(client, link, "sent")
-            )
+            folder = directory.references(client, link, "sent")
+            encoder = make_encoder(codec, context.width, context.dtype, seed, folder, context.residence(link))
             outgoing[link] = Outgoing(context, edge, link, client, encoder)
         else:
             folder = directory.references(client, link, "received")
-            incoming[link] = Incoming(
-                context, edge, link, client, make_decoder(codec, context.width, context.dtype, folder)
-            )
+            decoder = make_decoder(codec, context.width, context.dtype, folder, context.residence(link))
+            incoming[link] = Incoming(context, edge, link, client, decoder)
     return outgoing, incoming

@@ -100,7 +100,7 @@ class ClientRole:
         """One batch of one logical client: head forward, exchange with the server, head backward, optimizer step."""
         started, waited = time.perf_counter(), self.edge.waited
         samples = self.context.schedule.batch(client.samples, client.id, step, self.context.config.train.seed)
-        batch = collate(samples)
+        batch = collate(samples, self.context.device)
         targets = sum(map(len, batch.targets))
         client.optimizer.catch_up(step)
         lr = client.optimizer.lr

@@ -9,9 +9,11 @@ from splitcom_dist.checkpoints.course import Course
 from splitcom_dist.codec.frames import Decoder
 from splitcom_dist.codec.labels import max_label_bytes
 from splitcom_dist.codec.manifest import max_manifest_bytes
+from splitcom_dist.codec.residence import Residence, residence_of
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import ABSENT, FRESH, RESYNC, Expected
 from splitcom_dist.config import Config, head_trains
+from splitcom_dist.devices import HOST
 from splitcom_dist.links import LINK_CODES, LINKS, STANDARD, links_of
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.schedule import Schedule
@@ -29,6 +31,11 @@ class Context:
     log: RankLog
     ledger: Ledger
     course: Course
+    device: torch.device = HOST  # of models, adapters, optimizers and batches
+
+    def residence(self, link: str) -> Residence:
+        """Where the codec of a link computes here, and its payload lies."""
+        return residence_of(getattr(self.config.codec, link), self.device, self.config.transport)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,5 +84,6 @@ class Context:
             ),
             max_targets=tokens if link == "up_gradient" else 0,
             flags=may_be_absent if opens else FRESH | (RESYNC if link == self.links[1] else 0),
+            apart=self.residence(link).apart,
             intra_bytes=limits.intra,
         )

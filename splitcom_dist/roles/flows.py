@@ -14,6 +14,7 @@ from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import ABSENT, FRESH, RESYNC, Expected, Header
 from splitcom_dist.comm.link import Edge
+from splitcom_dist.devices import to_host
 from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINK_CODES
 from splitcom_dist.roles.context import Context
@@ -55,7 +56,7 @@ class Outgoing:
             self.encoder.store.clear()
             flags = FRESH
         digest = self.encoder.store.digest
-        frames = self.encoder.encode(None if values is None else values.detach(), visit)
+        frames = self.encoder.encode(None if values is None else self._where_it_encodes(values.detach()), visit)
         header = Header(
             link=LINK_CODES[self.link],
             step=step,
@@ -75,6 +76,10 @@ class Outgoing:
         if frames.similarity is not None and frames.sent is not None:
             self.drift.observe(visit.samples, frames.similarity, frames.sent)
         record_similarity(self.context.log, self.context.schedule.epoch_of(step), header, visit, frames)
+
+    def _where_it_encodes(self, rows: Tensor) -> Tensor:
+        """The rows where the codec of this link computes; the only copy of rows to the host."""
+        return rows if self.context.residence(self.link).compute == rows.device else to_host(rows)
 
     def state(self) -> State:
         """The encoder's, its threshold, and how fast its values drift."""
@@ -106,7 +111,7 @@ class Outgoing:
 
     def _transmit(self, header: Header, sections: dict[str, Tensor], started: float) -> None:
         encoded = time.perf_counter()
-        wire = self.edge.send(header, sections)
+        wire = self.edge.send(header, sections, apart=self.context.residence(self.link).apart)
         labels = len(sections.get("labels", ()))
         self.context.ledger.sent(header, wire, labels, encoded - started, time.perf_counter() - encoded)
 
@@ -164,7 +169,10 @@ class Incoming:
         self.context.ledger.received(packet.header, packet.wire, labels, decode_seconds)
 
     def decode(self, packet: Packet) -> Tensor | None:
-        """Rows (T, d), or None where the link never has any. Raises WireError, with the store unchanged."""
+        """Rows (T, d) on this rank's device, or None where the link never has any.
+
+        Raises WireError, with the store unchanged.
+        """
         started, header = time.perf_counter(), packet.header
         if header.flags & FRESH:
             reason = f"{self.link} of client {self.client}: {self.edge.peer} begins afresh"
@@ -177,8 +185,13 @@ class Incoming:
             rows = self.decoder.decode(packet.sections, packet.visit)
         except WireError as error:
             raise packet.expected.error("body", str(error)) from None
+        rows = None if rows is None else rows.to(self.context.device)
         self.book(packet, time.perf_counter() - started)
         return rows
+
+    def recall(self, visit: Visit) -> Tensor:
+        """The references of a batch (T, d) on this rank's device. Raises WireError if one is missing."""
+        return self.decoder.recall(visit).to(self.context.device)
 
     def spare(self, step: int, visit: Visit) -> None:
         """Book a batch of which nothing crosses."""

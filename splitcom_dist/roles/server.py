@@ -236,7 +236,7 @@ class ServerRole(ABC):
         chosen = schedule.batch(samples, client.number, step, self.context.config.train.seed)
         paths = [client.book.path(sample) for sample in chosen]
         visit = Visit(chosen, torch.tensor([len(path) for path in paths]), paths)
-        return visit, client.incoming["up_activation"].decoder.recall(visit)
+        return visit, client.incoming["up_activation"].recall(visit)
 
     def send_adapter(self, step: int) -> None:
         """Hand the adapter to the aggregator, which evaluates with it."""

@@ -1,6 +1,7 @@
 """What a rank holds before it knows the schedule: its parts of the model, with fresh adapters, and its samples."""
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import nn
@@ -36,8 +37,11 @@ class Share:
         return [parameter for name, parameter in named if is_in_part(name, model_type, cut)]
 
 
-def load_share(config: Config, world: World, source: ModelSource) -> Share:
-    """Load this rank's data and materialise its parts of the model."""
+def load_share(config: Config, world: World, source: ModelSource, device: torch.device) -> Share:
+    """Load this rank's data and materialise its parts of the model on `device`.
+
+    Adapters are drawn on the host, so that they begin alike on every device.
+    """
     role = world.layout.role_of(world.rank)
     cuts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
     dtype = getattr(torch, config.model.dtype)
@@ -46,6 +50,7 @@ def load_share(config: Config, world: World, source: ModelSource) -> Share:
         tie_tail(models["head"], models["tail"])
     for model in models.values():
         attach_lora(model, config.lora, config.train.seed)
+        cast(nn.Module, model).to(device)
     if role == "client":
         shards = training_shards(config, source.tokenizer(), world.layout.clients_of(world.rank))
         return Share(models, cuts, shards=shards)

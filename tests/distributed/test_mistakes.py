@@ -210,8 +210,8 @@ def test_a_packet_corrupted_on_its_way_ends_the_run(position: int, field: str, m
     def patch() -> None:
         pack = wire.pack
 
-        def corrupting(header: wire.Header, sections: dict[str, Tensor]) -> Tensor:
-            packet = pack(header, sections)
+        def corrupting(header: wire.Header, sections: dict[str, Tensor], payload: Tensor | None = None) -> Tensor:
+            packet = pack(header, sections, payload)
             if (header.link, header.step, header.client) == (0, 3, 1):
                 packet[position] ^= 0x10
             return packet

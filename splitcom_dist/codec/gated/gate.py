@@ -8,25 +8,30 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.gated.sketch import sample_cosine, token_relative_l2
+from splitcom_dist.devices import to_host
 from splitcom_dist.state import State, facts, read_facts
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """How near a batch is to its references, a value a sample (B,); NaN where there is no reference yet."""
+    """How near a batch is to its references, a value a sample (B,), in host memory; NaN where there is none yet."""
 
     cosine: Tensor
     relative_l2: Tensor  # (4, B): quantiles 0.1, 0.5, 0.9 and 1 over the sample's tokens
 
 
 def compare(now: Tensor, reference: Tensor, lengths: Tensor, known: Tensor) -> Similarity:
-    """Similarity of sketches (T, k) to reference sketches (T, k); rows of unknown samples are not read."""
+    """Similarity of sketches (T, k) to reference sketches (T, k); rows of unknown samples are not read.
+
+    One wait for the device of the sketches.
+    """
     cosine = sample_cosine(now, reference, lengths)
-    levels = torch.tensor([0.1, 0.5, 0.9, 1.0])
-    change = token_relative_l2(now, reference).split(lengths.tolist())
-    relative_l2 = torch.stack([torch.quantile(tokens, levels) for tokens in change], dim=1)
-    unknown = ~known
-    return Similarity(cosine.masked_fill(unknown, torch.nan), relative_l2.masked_fill(unknown, torch.nan))
+    levels = torch.tensor([0.1, 0.5, 0.9, 1.0], device=now.device)
+    change = token_relative_l2(now, reference)
+    quantiles = [torch.quantile(tokens, levels) for tokens in change.split(lengths.tolist())]
+    both = torch.cat([cosine.unsqueeze(0), torch.stack(quantiles, dim=1).double()])
+    both = to_host(both).masked_fill(~known, torch.nan)
+    return Similarity(both[0], both[1:].to(change.dtype))
 
 
 class Drift:

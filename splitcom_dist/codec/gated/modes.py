@@ -4,19 +4,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.ragged import row_mask
+from splitcom_dist.codec.ragged import rows_of
 from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.devices import to_host
 from splitcom_dist.errors import WireError
 
 GAIN_BYTES = 2  # bf16
 
 
 def pack_modes(send: Tensor, gains: Tensor | None, lengths: Tensor) -> Tensor:
-    """(B,) bool, (T,) bf16 or None, (B,) -> uint8: eight samples a byte, first in the lowest bit, then the gains."""
-    bitmap = torch.from_numpy(np.packbits(send.cpu().numpy(), bitorder="little"))
+    """(B,) bool, (T,) bf16 or None, (B,) -> uint8: eight samples a byte, first in the lowest bit, then the gains.
+
+    The section is in host memory; gains on a device are waited for.
+    """
+    bitmap = torch.from_numpy(np.packbits(send.numpy(), bitorder="little"))
     if gains is None:
         return bitmap
-    return torch.cat([bitmap, gains[row_mask(~send, lengths)].view(torch.uint8)])
+    return torch.cat([bitmap, to_host(rows_of(~send, lengths, gains)).view(torch.uint8)])
 
 
 def unpack_modes(packed: Tensor, lengths: Tensor, rescale: bool) -> tuple[Tensor, Tensor | None]:
@@ -28,7 +32,7 @@ def unpack_modes(packed: Tensor, lengths: Tensor, rescale: bool) -> tuple[Tensor
     size = (count + 7) // 8
     if len(packed) < size:
         raise WireError(f"modes: {len(packed)} bytes for {count} samples")
-    bits = np.unpackbits(packed[:size].cpu().numpy(), bitorder="little").astype(bool)
+    bits = np.unpackbits(packed[:size].numpy(), bitorder="little").astype(bool)
     if bits[count:].any():
         raise WireError("modes: bits set behind the last sample")
     send, gains = torch.from_numpy(bits[:count]), packed[size:]

@@ -20,7 +20,7 @@ def projection(rows: int, width: int, seed: int) -> Tensor:
 
 def sample_cosine(now: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
     """Cosine of each sample's two sketches, flattened over tokens: (T, k), (T, k), (B,) -> (B,); 0 against zeros."""
-    index = sample_index(lengths)
+    index = sample_index(lengths).to(now.device)
     sums = torch.zeros(3, len(lengths), dtype=torch.float64, device=now.device)
     pairs = ((now, reference), (now, now), (reference, reference))
     for total, (left, right) in zip(sums, pairs, strict=True):
