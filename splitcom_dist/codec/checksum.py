@@ -64,7 +64,8 @@ def _upper(values: Tensor) -> Tensor:
 
 def _shifted(values: Tensor, bits: int) -> Tensor:
     """A shift to the right that moves zeros in: of int64, torch's moves in the sign."""
-    return (values >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (values >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _signed(value: int) -> int:

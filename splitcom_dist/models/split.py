@@ -70,8 +70,9 @@ class AbsentBlock(nn.Module):
 class NoPositions(nn.Module):
     """Adds nothing: an activation from the cut carries its positions already."""
 
-    def forward(self, *_: Any, **__: Any) -> Tensor:
-        return torch.zeros(())
+    def forward(self, *places: Any, **named: Any) -> Tensor:
+        told = [place for place in (*places, *named.values()) if isinstance(place, Tensor)]
+        return torch.zeros((), device=told[0].device if told else None)
 
 
 def check_cut(cut_layer: int, block_count: int, tail_layers: int = 0) -> None:

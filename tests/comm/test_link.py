@@ -1,7 +1,8 @@
 """An edge delivers packets whole, counts every byte, and refuses what it should not believe."""
 
 import itertools
-from queue import SimpleQueue
+from queue import Queue, SimpleQueue
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -13,13 +14,15 @@ from splitcom_dist.codec.wire import HEADER, Expected, Header
 from splitcom_dist.comm.link import SLOT, Edge
 from splitcom_dist.errors import PeerLost, WireError
 
+AnyQueue: TypeAlias = "SimpleQueue[Tensor] | Queue[Tensor]"
+
 
 class Loopback:
     """A transport with Gloo's manners: a message may be shorter than the posted buffer, a longer one is fatal."""
 
     peer = 1
 
-    def __init__(self, out: "SimpleQueue[Tensor]", into: "SimpleQueue[Tensor]") -> None:
+    def __init__(self, out: AnyQueue, into: AnyQueue) -> None:
         self.out, self.into = out, into
         self.sent_bytes = 0
 
@@ -32,7 +35,7 @@ class Loopback:
 
 
 class Arrival:
-    def __init__(self, queue: "SimpleQueue[Tensor]", buffer: Tensor) -> None:
+    def __init__(self, queue: AnyQueue, buffer: Tensor) -> None:
         self.queue, self.buffer = queue, buffer
 
     def wait(self) -> None:
@@ -50,8 +53,29 @@ def pair() -> tuple[Edge, Edge, Loopback]:
     return Edge(sender, "rank 1 (server)"), Edge(Loopback(two, one), "rank 0 (client 0)"), sender
 
 
-def expecting(symbols: int, step: int = 0) -> Expected:
-    return Expected("rank 0 (client 0)", 0, step, 0, 8, 10**6, (0, 0, 0, 0, 0, symbols))
+def expecting(symbols: int, step: int = 0, apart: bool = False) -> Expected:
+    return Expected("rank 0 (client 0)", 0, step, 0, 8, 10**6, (0, 0, 0, 8, 8, symbols), apart=apart)
+
+
+class DeviceLoopback(Loopback):
+    """A transport with NCCL's manners: a message has exactly the length of the buffer, or nothing good comes of it."""
+
+    device = torch.device("cpu")
+    out: "Queue[Tensor]"
+    into: "Queue[Tensor]"
+
+    def post_receive(self, buffer: Tensor) -> "Arrival":
+        assert len(self.into.queue[0]) == len(buffer)
+        return Arrival(self.into, buffer)
+
+
+def pair_with_devices() -> tuple[Edge, Edge, Loopback, DeviceLoopback]:
+    one: SimpleQueue[Tensor] = SimpleQueue()
+    two: SimpleQueue[Tensor] = SimpleQueue()
+    wire, devices = Loopback(one, two), DeviceLoopback(Queue(), Queue())
+    receiving = DeviceLoopback(devices.into, devices.out)
+    sender = Edge(wire, "rank 1 (server)", devices)
+    return sender, Edge(Loopback(two, one), "rank 0 (client 0)", receiving), wire, devices
 
 
 @given(sizes=st.lists(st.integers(0, 3 * SLOT), min_size=1, max_size=6))
@@ -117,6 +141,48 @@ def test_a_lost_peer_is_named_with_what_was_under_way(text: str, reason: str) ->
 
     with pytest.raises(PeerLost, match=rf"rank 1 \(server\) {reason}.* during up_activation, step 7"):
         Edge(Broken(), "rank 1 (server)").send(Header(0, 7, 0), {})
+
+
+@given(sizes=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2 * SLOT)), min_size=1, max_size=5))
+def test_a_payload_crosses_apart_and_is_counted(sizes: list[tuple[int, int]]) -> None:
+    left, right, wire, devices = pair_with_devices()
+    for step, (scales, symbols) in enumerate(sizes):
+        sent = {
+            "modes": torch.tensor([7], dtype=torch.uint8),
+            "scales": torch.randint(0, 256, (scales,), dtype=torch.uint8),
+            "symbols": torch.randint(0, 256, (symbols,), dtype=torch.uint8),
+        }
+        before = wire.sent_bytes, devices.sent_bytes
+        count = left.send(Header(0, step, 0), sent, apart=True)
+        assert wire.sent_bytes - before[0] == HEADER.size + 1, "nothing of the payload is in the message"
+        assert devices.sent_bytes - before[1] == scales + symbols
+        _, sections, received = right.receive(expecting(symbols, step, apart=True))
+        assert count == received == HEADER.size + 1 + scales + symbols
+        assert all(sections[name].equal(part) for name, part in sent.items())
+
+
+def test_a_payload_is_only_received_after_its_header_is_believed() -> None:
+    left, right, _, devices = pair_with_devices()
+    left.send(Header(0, 0, 0), {"symbols": torch.zeros(100, dtype=torch.uint8)}, apart=True)
+    with pytest.raises(WireError, match="symbols_bytes: 100 is not within 0 and 99"):
+        right.receive(expecting(99, apart=True))
+    assert devices.out.qsize() == 1
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_where_a_payload_is_must_be_as_agreed(apart: bool) -> None:
+    left, right, _, _ = pair_with_devices()
+    left.send(Header(0, 0, 0), {"symbols": torch.zeros(9, dtype=torch.uint8)}, apart=apart)
+    with pytest.raises(WireError, match="flags: . is not allowed here"):
+        right.receive(expecting(9, apart=not apart))
+
+
+def test_a_payload_that_is_not_what_was_sent_is_refused() -> None:
+    left, right, _, devices = pair_with_devices()
+    left.send(Header(0, 0, 0), {"symbols": torch.zeros(9, dtype=torch.uint8)}, apart=True)
+    devices.out.queue[0][3] ^= 16
+    with pytest.raises(WireError, match="up_activation, step 0: body_crc"):
+        right.receive(expecting(9, apart=True))
 
 
 def test_random_messages_never_get_past_the_header() -> None:

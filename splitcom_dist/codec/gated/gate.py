@@ -26,7 +26,7 @@ def compare(now: Tensor, reference: Tensor, lengths: Tensor, known: Tensor) -> S
     One wait for the device of the sketches.
     """
     cosine = sample_cosine(now, reference, lengths)
-    levels = torch.tensor([0.1, 0.5, 0.9, 1.0], device=now.device)
+    levels = torch.tensor([0.1, 0.5, 0.9, 1.0]).to(now.device)
     change = token_relative_l2(now, reference)
     quantiles = [torch.quantile(tokens, levels) for tokens in change.split(lengths.tolist())]
     both = torch.cat([cosine.unsqueeze(0), torch.stack(quantiles, dim=1).double()])

@@ -13,6 +13,7 @@ from splitcom_dist.codec.gated.ends import GatedDecoder, GatedEncoder
 from splitcom_dist.codec.gated.gate import Drift, Similarity
 from splitcom_dist.codec.gated.sketch import projection
 from splitcom_dist.codec.ragged import row_mask
+from splitcom_dist.codec.residence import ON_HOST, Residence
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config import LinkCodecConfig
 from splitcom_dist.errors import WireError
@@ -21,9 +22,16 @@ WIDTH = 12
 GATES = ("always", "once", "cosine")
 
 
-def ends(**settings: object) -> tuple[GatedEncoder, GatedDecoder]:
+class OnDevice(Residence):
+    """As on a device whose payloads cross from there, but in host memory."""
+
+    apart = True
+
+
+def ends(residence: Residence = ON_HOST, **settings: object) -> tuple[GatedEncoder, GatedDecoder]:
     config = LinkCodecConfig(**settings)  # type: ignore[arg-type]
-    return GatedEncoder(config, WIDTH, torch.float32, seed=3), GatedDecoder(config, WIDTH, torch.float32)
+    encoder = GatedEncoder(config, WIDTH, torch.float32, seed=3, residence=residence)
+    return encoder, GatedDecoder(config, WIDTH, torch.float32, residence)
 
 
 def encode(encoder: GatedEncoder, values: Tensor | None, samples: list[int], lengths: Tensor) -> Frames:
@@ -48,7 +56,12 @@ def histories(draw: st.DrawFn) -> list[tuple[list[int], float]]:
     ("gate", "quantizer", "store_dtype"),
     list(itertools.product(GATES, ("none", "fp16", "int8"), ("bfloat16", "float32"))),
 )
-@given(history=histories(), theta=st.sampled_from([-1.0, 0.5, 0.98, 0.9999, 1.0]), seed=st.integers(0, 999))
+@given(
+    history=histories(),
+    theta=st.sampled_from([-1.0, 0.5, 0.98, 0.9999, 1.0]),
+    seed=st.integers(0, 999),
+    residence=st.sampled_from([ON_HOST, OnDevice()]),
+)
 def test_stores_stay_equal_over_any_history(
     gate: str,
     quantizer: str,
@@ -56,8 +69,9 @@ def test_stores_stay_equal_over_any_history(
     history: list[tuple[list[int], float]],
     theta: float,
     seed: int,
+    residence: Residence,
 ) -> None:
-    encoder, decoder = ends(gate=gate, quantizer=quantizer, store_dtype=store_dtype, theta=theta)
+    encoder, decoder = ends(residence, gate=gate, quantizer=quantizer, store_dtype=store_dtype, theta=theta)
     generator = torch.Generator().manual_seed(seed)
     lengths_of = {sample: 1 + sample % 4 for sample in range(8)}
     current = {sample: torch.randn(length, WIDTH, generator=generator) for sample, length in lengths_of.items()}
