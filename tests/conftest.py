@@ -75,6 +75,27 @@ class Clock:
         time.sleep(seconds)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Without `-m gpu` no test, nor what it starts, sees a GPU: what it expects to the bit is the CPU's."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """With `-m gpu`: what was verified on which devices, and what was not."""
+    if config.option.markexpr != "gpu":
+        return
+    terminalreporter.section("on GPUs")
+    count = torch.cuda.device_count()
+    seen = [torch.cuda.get_device_name(index) for index in range(count)]
+    terminalreporter.write_line(f"torch {torch.__version__}; devices: {', '.join(seen) or 'none'}")
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+            reason = f" ({report.longrepr[2].removeprefix('Skipped: ')})" if outcome == "skipped" else ""
+            terminalreporter.write_line(f"{outcome:8}{name}{reason}")
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: int | None  # None: still running when the time was over

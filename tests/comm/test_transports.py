@@ -1,4 +1,4 @@
-"""The same packets over Gloo and over MPI, between real processes, and what is said when a peer is gone or silent."""
+"""The same packets over Gloo, MPI and NCCL, between real processes, and what is said when a peer is gone or silent."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import run_command
 from safetensors.torch import load_file
 from transport_ranks import SIZES, TIMEOUT
@@ -28,7 +29,12 @@ ROOT = Path(__file__).resolve().parents[2]
 needs_mpi = pytest.mark.skipif(
     shutil.which("mpirun") is None or find_spec("mpi4py") is None, reason="needs mpirun and mpi4py"
 )
-TRANSPORTS = ["gloo", pytest.param("mpi", marks=needs_mpi)]
+needs_gpus = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason=f"{torch.cuda.device_count()} CUDA devices, 2 needed"),
+]
+CROSSING = ["gloo", pytest.param("mpi", marks=needs_mpi)]  # not NCCL, whose transfers of a pair are done one by one
+TRANSPORTS = [*CROSSING, pytest.param("nccl", marks=needs_gpus)]
 
 
 def environment() -> dict[str, str]:
@@ -88,7 +94,7 @@ def test_packets_of_every_size_arrive_whole_both_ways(transport: str) -> None:
         assert told[rank]["counts"] == [[HEADER.size + size] * 2 for size in SIZES]
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", CROSSING)
 def test_both_ends_may_send_at_once_into_posted_buffers(transport: str) -> None:
     told, codes, errors = play(transport, "crossing")
     assert set(codes) == {0}, errors
@@ -120,6 +126,15 @@ def test_a_silent_peer_is_named_after_the_timeout_and_no_core_spins(scenario: st
     assert told[1]["error"] == said, errors
     assert TIMEOUT - 0.5 < told[1]["seconds"] < TIMEOUT + 2
     assert told[1]["busy"] < 0.5 * TIMEOUT
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason=f"{torch.cuda.device_count()} CUDA devices, 2 needed")
+def test_a_payload_that_nobody_takes_is_aborted_after_the_timeout_and_names_the_peer() -> None:
+    told, _, errors = play("nccl", "untaken")
+    said = "rank 0 (client 0) was silent for longer than runtime.timeout_seconds during down_gradient, step 1"
+    assert told[1]["error"] == said, errors
+    assert TIMEOUT - 0.5 < told[1]["seconds"] < TIMEOUT + 2
 
 
 @needs_mpi
@@ -179,8 +194,6 @@ def test_mpi_without_mpi4py_names_the_ranks_that_lack_it() -> None:
     assert missing in errors
 
 
-def test_nccl_is_refused_with_the_reason() -> None:
-    with pytest.raises(UserError, match=r"transport=nccl: packets are made in host memory.*choose gloo or mpi"):
-        load_config([], ["transport=nccl"])
-    with pytest.raises(UserError, match="transport=ucx: choose one of gloo, mpi"):
+def test_an_unknown_transport_is_refused() -> None:
+    with pytest.raises(UserError, match="transport=ucx: choose one of gloo, nccl, mpi"):
         load_config([], ["transport=ucx"])

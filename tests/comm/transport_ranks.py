@@ -17,6 +17,7 @@ from torch import Tensor
 
 from splitcom_dist.codec.wire import HEADER, Expected, Header
 from splitcom_dist.comm.link import SLOT, Edge
+from splitcom_dist.devices import device_for, take
 from splitcom_dist.ending import end_process
 from splitcom_dist.errors import PeerLost, WireError
 from splitcom_dist.layout import Layout
@@ -35,15 +36,20 @@ def body(size: int, seed: int) -> Tensor:
 
 def packets(world: World) -> dict[str, object]:
     """Every size goes up as a packet, and another of the same size comes down; slots are posted ahead."""
-    edge = Edge(world.transport(CLIENT), "the peer")
+    devices = world.device_transport(CLIENT)
+    edge = Edge(world.transport(CLIENT), "the peer", devices)
 
     def take(link: int, step: int, size: int) -> int:
-        expected = Expected("the peer", link, step, 0, 8, 10**6, (0, 0, 0, 0, 0, size))
+        expected = Expected("the peer", link, step, 0, 8, 10**6, (0, 0, 0, 0, 0, size), apart=devices is not None)
         _, sections, received = edge.receive(expected)
-        return received if sections["symbols"].equal(body(size, 2 * step + link)) else -1
+        assert devices is None or sections["symbols"].device == devices.device
+        return received if sections["symbols"].cpu().equal(body(size, 2 * step + link)) else -1
 
     def give(link: int, step: int, size: int) -> int:
-        return edge.send(Header(link, step, 0), {"symbols": body(size, 2 * step + link)})
+        symbols = body(size, 2 * step + link)
+        if devices is None:
+            return edge.send(Header(link, step, 0), {"symbols": symbols})
+        return edge.send(Header(link, step, 0), {"symbols": symbols.to(devices.device)}, apart=True)
 
     counts = []
     for step, size in enumerate(SIZES):
@@ -111,6 +117,18 @@ def unheard(world: World) -> dict[str, object]:
     return waiting(lambda: edge.send(Header(1, 1, 0), {"symbols": body(2**23, 0)}))
 
 
+def untaken(world: World) -> dict[str, object]:
+    """The server sends a payload of 8 MiB to a client that believes its header and then takes no more."""
+    devices = world.device_transport(CLIENT)
+    if world.rank == CLIENT:
+        world.transport(CLIENT).post_receive(torch.empty(SLOT, dtype=torch.uint8)).wait()
+        time.sleep(3 * TIMEOUT)
+    assert devices is not None
+    edge = Edge(world.transport(CLIENT), world.layout.name_of(CLIENT), devices)
+    payload = body(2**23, 0).to(devices.device)
+    return waiting(lambda: edge.send(Header(1, 1, 0), {"symbols": payload}, apart=True))
+
+
 def waiting(act: Callable[[], object]) -> dict[str, object]:
     """The error that `act` ends with, after how many seconds, and the processor time that they took."""
     started, used = time.monotonic(), time.process_time()
@@ -127,6 +145,10 @@ def main(transport: str, scenario: str) -> None:
     assert place is not None
     world = World(place, Layout(1, 1, 1), TIMEOUT, transport)
     torch.set_num_threads(1)
+    if transport == "nccl":
+        device = device_for("cuda", place.local_rank)
+        take(device)
+        world.connect_devices(device)
     together = scenario in ("packets", "crossing", "longer")
     if world.rank in (CLIENT, SERVER):
         told = globals()[scenario](world)

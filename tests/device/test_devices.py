@@ -86,7 +86,6 @@ def test_what_nccl_cannot_carry_is_refused_with_the_mend(settings: list[str], me
     load_config([], ["transport=nccl", "codec=splitcom_int8"])
 
 
-@pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a CUDA device")
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
