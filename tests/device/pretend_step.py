@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -31,9 +32,11 @@ from splitcom_dist.config import Config, names_samples
 from splitcom_dist.config_files import load_config
 from splitcom_dist.data.batching import Batch, collate
 from splitcom_dist.data.tokens import Sample
+from splitcom_dist.layout import Layout
 from splitcom_dist.models.lora import attach_lora, flatten, unflatten_into
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.models.split import load_part, parts_of, tie_tail
+from splitcom_dist.presence.service import Service
 from splitcom_dist.roles import build
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
@@ -110,7 +113,8 @@ def visits(config: Config, context: Context, pretend: PretendDevice) -> list[dic
         else ClientRole(context, head, up, roster, flatten(trained))
     )
     kind = UServerRole if tail else StandardServerRole
-    server = kind(context, body, share.adapter("body"), roster, make_progress(False))
+    service = cast(Service, SimpleNamespace(tolerating=lambda _: nullcontext()))
+    server = kind(context, body, share.adapter("body"), roster, service, make_progress(False))
     noted = dict[str, dict[str, list[str]]]()
 
     def phase(name: str, act: Callable[[], Any]) -> Any:
@@ -163,9 +167,9 @@ def play(case: str, device: torch.device) -> list[dict[str, dict[str, list[str]]
         [], [f"model.name={folder}", f"codec={codec}", f"transport={transport}", f"model.tail_layers={tail_layers}"]
     )
     schedule = SimpleNamespace(total_steps=10, mode=lambda _: Mode.TRAIN, epoch_of=lambda _: 0, participation=1.0)
-    log, ledger = MagicMock(), MagicMock()
+    log, ledger, world = MagicMock(), MagicMock(), MagicMock(layout=Layout(1, 1, 1), comes_back=False)
     source = find_model(folder)
-    context = Context(config, cast(Any, None), cast(Any, schedule), source, log, ledger, cast(Any, None), device)
+    context = Context(config, cast(Any, world), cast(Any, schedule), source, log, ledger, cast(Any, None), device)
     with PretendDevice(device) as pretend:
         return visits(config, context, pretend)
 
