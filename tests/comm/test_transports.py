@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -82,7 +83,7 @@ def play(transport: str, scenario: str, *options: str) -> tuple[dict[int, dict[s
         variables = environment()
         each = [variables | {"RANK": str(rank), "WORLD_SIZE": "3"} for rank in range(3)]
         codes, output, errors = run([[sys.executable, *arguments]] * 3, each)
-    told = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    told = [json.loads(text) for text in re.findall(r"\{[^{}]*\}", output)]  # mpirun may join two ranks' lines
     return {line["rank"]: line for line in told}, codes, errors
 
 
