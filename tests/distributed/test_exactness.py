@@ -138,13 +138,13 @@ def forbid_training_text() -> None:
     """Fail where a rank that holds no client reads the training split."""
     load, load_share = shards.load, runner.load_share  # type: ignore[attr-defined]
 
-    def share_of(config: Config, world: World, source: ModelSource) -> Share:
+    def share_of(config: Config, world: World, source: ModelSource, device: torch.device) -> Share:
         def watched(name: str, path: str | None, split: str, **limits: int) -> list[Example]:
             assert split != "train" or world.rank < 3, f"rank {world.rank} reads training text"
             return load(name, path, split, **limits)
 
         shards.load = watched  # type: ignore[attr-defined, assignment]
-        return load_share(config, world, source)
+        return load_share(config, world, source, device)
 
     runner.load_share = share_of  # type: ignore[attr-defined]
 
