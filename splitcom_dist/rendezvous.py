@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ from splitcom_dist.hostlist import expand
 from splitcom_dist.place import Place
 
 FIRST_PORT, PORTS = 20000, 10000  # under Slurm: below the ports that Linux gives away, and 29400, torchrun's own
+REACH = 20  # timeouts for which a lost rank tries to reach the others
 STEPS = 16  # of one job that can run side by side without meeting the next job's
 EXPORT = "export MASTER_ADDR and MASTER_PORT to every rank"
 
@@ -31,6 +33,17 @@ class Rendezvous:
     address: str
     port: int
     listener: socket.socket | None = None
+
+    def reach_store(self, place: Place, timeout_seconds: float) -> dist.TCPStore:
+        """`open_store` for a rank that the others have lost: its network may be down still."""
+        deadline = time.monotonic() + REACH * timeout_seconds
+        while True:
+            try:
+                return self.open_store(place, timeout_seconds)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
 
     def open_store(self, place: Place, timeout_seconds: float) -> dist.TCPStore:
         """Keep the store, or connect to it. Raises RuntimeError if that fails within the timeout."""

@@ -21,6 +21,7 @@ from splitcom_dist.devices import identity
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
+from splitcom_dist.presence.anew import ANEW
 from splitcom_dist.presence.membership import Membership
 from splitcom_dist.presence.pulse import SILENCE, Fate, Pulse
 from splitcom_dist.rendezvous import find_rendezvous
@@ -52,7 +53,8 @@ class World(Board):
         meeting = find_rendezvous(place, os.environ, timeout_seconds)
         self.meeting = meeting.address, meeting.port
         try:
-            self._connection = meeting.open_store(place, timeout_seconds)
+            open_store = meeting.reach_store if ANEW in os.environ else meeting.open_store
+            self._connection = open_store(place, timeout_seconds)
             store = dist.PrefixStore(self._attempt, self._connection)
             super().__init__(store, place.rank, layout, patience_seconds(timeout_seconds, tolerant))
             self.membership = Membership(self)

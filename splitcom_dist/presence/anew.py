@@ -8,6 +8,8 @@ from typing import NoReturn
 
 from splitcom_dist.place import Place
 
+ANEW = "SPLITCOM_ANEW"  # the variable of a process that was started anew
+
 
 def command() -> list[str]:
     """The command line of this process, which its ranks share."""
@@ -25,6 +27,7 @@ def environment(place: Place, address: str, port: int) -> dict[str, str]:
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
+        ANEW: "1",
     }
 
 
