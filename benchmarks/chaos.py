@@ -34,7 +34,7 @@ from splitcom_dist.telemetry.ledger import SENT, named_totals
 
 RESULTS = Path(__file__).parent / "results" / "chaos.md"
 CLIENTS, SERVER, RANKS = 4, 4, 6
-TIMEOUT = 4.0  # seconds
+TIMEOUT = 8.0  # seconds
 PAUSE = 4.0  # seconds between two faults, on average
 HANGS = 1800.0  # seconds after which a run counts as hung
 SETTINGS = {
@@ -63,6 +63,7 @@ class Run:
 
     def __init__(self, overrides: list[str], epochs: int, out: Path) -> None:
         self.out = out
+        self.first: list[int] = []
         settings = [f"{key}={value}" for key, value in SETTINGS.items()]
         command = [sys.executable, "-m", "splitcom_dist", "train", *settings, f"train.epochs={epochs}", *overrides]
         self.process = subprocess.Popen(
@@ -77,8 +78,12 @@ class Run:
         return list(map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()))
 
     def pid_of(self, rank: int) -> int:
+        """Of the process that plays this rank now: one started again knows its rank, the first ones are in order."""
+        if not self.first:
+            self.first = self.children()
+            assert len(self.first) == RANKS
         again = [pid for pid in self.children() if f"\0RANK={rank}\0".encode() in _read(f"/proc/{pid}/environ")]
-        return again[-1] if again else self.children()[rank]
+        return max([self.first[rank], *again])
 
     def present(self) -> list[int]:
         """Client ranks that the server serves."""

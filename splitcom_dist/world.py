@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -128,16 +129,16 @@ class World(Board):
 
     def _gather(self, step: int) -> list[int]:
         """Client ranks that have come to the averaging after a step; all but the lost ones do."""
-
-        def arrived(rank: int) -> bool | None:
-            if self.gone(rank):
-                return False
-            last = self.heard(f"arrived/{rank}/{self.membership.admitted(rank)}")
-            return True if last is not None and int(last) >= step else None
-
         what = f"the averaging after step {step}"
         ranks = self.layout.client_ranks
-        return [rank for rank in ranks if self.wait_until(lambda: arrived(rank), [rank], what)]  # noqa: B023
+        return [rank for rank in ranks if self.wait_until(partial(self._has_come, rank, step), [rank], what)]
+
+    def _has_come(self, rank: int, step: int) -> bool | None:
+        """Whether to the averaging after a step; None if that is still open, False if it is lost."""
+        if self.gone(rank):
+            return False
+        last = self.heard(f"arrived/{rank}/{self.membership.admitted(rank)}")
+        return True if last is not None and int(last) >= step else None
 
     def connect_devices(self, device: torch.device) -> None:
         """Connect this rank's device with that at the other end of each of its edges, over NCCL; all ranks call it.
@@ -168,13 +169,12 @@ class World(Board):
 
     def hear_all(self, key: str, ranks: Iterable[int], what: str) -> dict[int, str]:
         """What each of `ranks` announces under `key/rank`; a client rank that is lost is left out."""
-        told = {}
-        for rank in ranks:
-            own = f"{key}/{rank}"
-            ask = lambda: self.heard(own) or ("" if self.gone(rank) else None)  # noqa: B023, E731
-            if text := self.wait_until(ask, [rank], what):
-                told[rank] = text
-        return told
+        told = {rank: self.wait_until(partial(self._word, key, rank), [rank], what) for rank in ranks}
+        return {rank: text for rank, text in told.items() if text}
+
+    def _word(self, key: str, rank: int) -> str | None:
+        """None if it is still to come, nothing if the rank is lost."""
+        return self.heard(f"{key}/{rank}") or ("" if self.gone(rank) else None)
 
     def sum_over_ranks(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """The element-wise sum of an int64 vector over all ranks, for small facts agreed at start and end.
