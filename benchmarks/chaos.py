@@ -142,7 +142,7 @@ def weather(overrides: list[str], epochs: int, out: Path, rng: random.Random | N
             continue
         with suppress(UserError, OSError, IndexError):  # a log that is being made, a process that has just ended
             present = run.present()
-            if len(present) > 1 and len(read(out / "telemetry" / f"rank_{SERVER:05d}.h5", "train")):
+            if len(present) > 2 and len(read(out / "telemetry" / f"rank_{SERVER:05d}.h5", "train")):
                 kind, rank = rng.choice(list(KINDS)), rng.choice(present)
                 timers += strike(run.pid_of(rank), kind)
                 faults[kind] += 1

@@ -1,17 +1,15 @@
-"""One rank among the others: the store they share, their process groups, and who of them takes part."""
+"""One rank among the others: what they tell each other, and the process groups and transports between them."""
 
-import json
 import os
-from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
 import torch.distributed as dist
 
-from splitcom_dist.board import Board
+from splitcom_dist.assembly import Assembly
 from splitcom_dist.comm.circle import Circle
 from splitcom_dist.comm.failures import naming
-from splitcom_dist.comm.groups import Groups, patience_seconds
+from splitcom_dist.comm.groups import Groups
 from splitcom_dist.comm.link import Transport
 from splitcom_dist.comm.mpi_p2p import MpiCommunicator, available, check_launcher
 from splitcom_dist.comm.nccl_p2p import NcclTransport, check_devices, connect
@@ -22,15 +20,10 @@ from splitcom_dist.devices import identity
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
-from splitcom_dist.presence.anew import ANEW
-from splitcom_dist.presence.membership import Membership
-from splitcom_dist.presence.pulse import SILENCE, Fate, Pulse
-from splitcom_dist.rendezvous import find_rendezvous
 
 
-class World(Board):
-    """What a rank needs of the others: the board, transports to them, and, where the run goes on without client ranks
-    that are lost (`tolerant`), who takes part."""
+class World(Assembly):
+    """What a rank needs of the others: the board, who takes part, and transports to them."""
 
     def __init__(
         self,
@@ -44,46 +37,17 @@ class World(Board):
         """Meet all other ranks; `transport` carries the packets of the edges, as over `link` where there is one."""
         if transport == "mpi":
             check_launcher(place, os.environ)
-        self.place = place
-        self.timeout = timeout_seconds
-        self.tolerant = tolerant
         self._link = link or LinkConfig()
         self._up, self._down = self._links()
-        # A job that is started again meets no old news.
-        self._attempt = f"splitcom/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        meeting = find_rendezvous(place, os.environ, timeout_seconds)
-        self.meeting = meeting.address, meeting.port
+        super().__init__(place, layout, timeout_seconds, tolerant)
+        self.groups = Groups(self._store, self.rank, layout, timeout_seconds, tolerant)
         try:
-            open_store = meeting.reach_store if ANEW in os.environ else meeting.open_store
-            self._connection = open_store(place, timeout_seconds)
-            store = dist.PrefixStore(self._attempt, self._connection)
-            super().__init__(store, place.rank, layout, patience_seconds(timeout_seconds, tolerant))
-            self.membership = Membership(self)
-            self.incarnation = self.membership.enter() if tolerant else 0
-            self._check_return()
-            self.groups = Groups(store, self.rank, layout, timeout_seconds, tolerant)
-            if not self.incarnation:
+            if not self.comes_back:
                 self.groups.join()
         except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"cannot meet the other {place.world_size - 1} ranks at {meeting.address}:{meeting.port} "
-                f"within {timeout_seconds:.0f} s: {str(error).splitlines()[0]}"
-            ) from None
-        self._pulse: Pulse | None = None
+            raise self.cannot_meet(error) from None
         self._mpi = self._join_mpi() if transport == "mpi" else None
         self._device_transports: dict[int, NcclTransport] = {}  # by client rank
-
-    @property
-    def comes_back(self) -> bool:
-        """Whether this process takes the place of one that was lost."""
-        return self.incarnation > 0
-
-    def _check_return(self) -> None:
-        if self.comes_back and self.rank not in self.layout.client_ranks:
-            raise UserError(
-                f"{self.layout.name_of(self.rank)} was started again in a run that goes on: only client ranks can come "
-                "back; start all ranks again, with resume=auto"
-            )
 
     def _join_mpi(self) -> MpiCommunicator:
         """MPI waits without a timeout for ranks that never come, so all say first that they can."""
@@ -167,95 +131,7 @@ class World(Board):
         """Up and down."""
         return Link(self._link.up_mbit, self._link.delay_ms), Link(self._link.down_mbit, self._link.delay_ms)
 
-    def hear_all(self, key: str, ranks: Iterable[int], what: str) -> dict[int, str]:
-        """What each of `ranks` announces under `key/rank`; a client rank that is lost is left out."""
-        told = {rank: self.wait_until(partial(self._word, key, rank), [rank], what) for rank in ranks}
-        return {rank: text for rank, text in told.items() if text}
-
-    def _word(self, key: str, rank: int) -> str | None:
-        """None if it is still to come, nothing if the rank is lost."""
-        return self.heard(f"{key}/{rank}") or ("" if self.gone(rank) else None)
-
-    def sum_over_ranks(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """The element-wise sum of an int64 vector over all ranks, for small facts agreed at start and end.
-
-        The aggregator adds up; who has come back hears what the others have agreed on.
-        """
-        what = f"a sum over all ranks ({name})"
-        self.announce(f"{name}/{self.rank}", json.dumps(values.tolist()))
-        if self.rank != self.layout.aggregator_rank:
-            return torch.tensor(json.loads(self.wait_for(name, [self.layout.aggregator_rank], what)))
-        told = self.hear_all(name, range(self.layout.world_size), what)
-        total = torch.tensor([json.loads(text) for text in told.values()]).sum(0)
-        self.announce(name, json.dumps(total.tolist()))
-        return total
-
-    @property
-    def silence_seconds(self) -> float:
-        """After so long without a beat a process is taken for lost."""
-        return SILENCE * self.timeout
-
-    def welcome(self, rank: int) -> None:
-        """A client rank that is lost has come back."""
-        if self._pulse is not None:
-            self._pulse.hear(rank)
-
-    def live(self, end: Callable[[Fate, list[int]], None]) -> None:
-        """Begin to tell that this process lives, and to listen to the others; `end` hears, from a thread, why it must
-        not go on as it is."""
-        layout = self.layout
-        mine = [rank for rank in layout.client_ranks if layout.server_of(rank) == self.rank]
-        essential = [*layout.server_ranks, layout.aggregator_rank]
-        watched = range(layout.world_size) if self.rank == layout.aggregator_rank else [*mine, *essential]
-        self._pulse = Pulse(
-            self._another_store(),
-            self.rank,
-            self.membership.lost_key(self.rank, self.incarnation),
-            watched,
-            essential,
-            self.silence_seconds,
-            end,
-        )
-        self._pulse.start()
-
-    def _another_store(self) -> dist.Store:
-        connection: dist.Store = self._connection.clone()  # type: ignore[attr-defined]
-        return dist.PrefixStore(self._attempt, connection)
-
-    def report_failure_apart(self) -> bool:
-        """`report_failure` from another thread than the one that may be waiting on the store."""
-        try:
-            return bool(self._another_store().add("failures", 1) == 1)
-        except RuntimeError:
-            return True
-
-    def enter_again(self) -> None:
-        """This rank was lost when the run that is resumed was saved: it comes back to it."""
-        self.incarnation = self.membership.enter()
-
-    def silent(self, rank: int) -> bool:
-        """Whether a client rank, of a run that goes on without it, has told nothing for too long."""
-        return self._pulse is not None and rank in self.layout.client_ranks and self._pulse.silent(rank)
-
-    def gone(self, rank: int) -> bool:
-        """Whether a client rank is lost; one that has been silent for too long is, from now on."""
-        if not self.tolerant or rank not in self.layout.client_ranks:
-            return False
-        if self.membership.is_lost(rank):
-            return True
-        if self.silent(rank):
-            self.lose(rank)
-            return True
-        return False
-
-    def lose(self, rank: int) -> None:
-        """Say that a client rank is lost."""
-        self.membership.lose(rank, self.membership.admitted(rank))
-
     def leave(self) -> None:
-        """Close the groups, once every rank has come to its end: one may host the store, or still write for all."""
-        self.sum_over_ranks("end", torch.zeros(1, dtype=torch.int64))
-        if self._pulse is not None:
-            self._pulse.rest()
-        self.part(sum(not self.gone(rank) for rank in range(self.layout.world_size)))
+        """Close the groups, once every rank has come to its end."""
+        self.disperse()
         self.groups.leave()
