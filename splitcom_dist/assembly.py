@@ -85,7 +85,7 @@ class Assembly(Board):
         not go on as it is."""
         layout = self.layout
         mine = [rank for rank in layout.client_ranks if layout.server_of(rank) == self.rank]
-        essential = [*layout.server_ranks, layout.aggregator_rank]
+        essential = [*layout.body_ranks, layout.aggregator_rank]
         watched = range(layout.world_size) if self.rank == layout.aggregator_rank else [*mine, *essential]
         self._pulse = Pulse(
             self._another_store(),

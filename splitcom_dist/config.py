@@ -45,6 +45,7 @@ class DataConfig:
 class RolesConfig:
     client_ranks: int = 3
     server_ranks: int = 1  # client rank c has server c mod server_ranks; the aggregator is one rank more
+    server_shards: int = 1  # ranks of each server: they share the frozen weights of its body (FSDP2) and its batches
 
 
 @dataclass

@@ -51,6 +51,7 @@ AT_LEAST = {
     "data.validation_samples": 1,
     "roles.client_ranks": 1,
     "roles.server_ranks": 1,
+    "roles.server_shards": 1,
     "fed.clients": 1,
     "fed.every": 1,
     "fed.resident": 0,

@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import nn
 
 from splitcom_dist.codec.wire import HEADER
+from splitcom_dist.comm.sharded_weights import slice_bytes
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
 from splitcom_dist.devices import planned
@@ -52,11 +53,24 @@ def describe(config: Config) -> None:
     console.print(f"{schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} in all")
 
 
+def held_by(config: Config, source: ModelSource, parts: Mapping[str, Part]) -> dict[str, tuple[int, int]]:
+    """Bytes of weights and of adapters that a rank of each role will hold."""
+    owned = _owned(parts)
+    held = {role: _held(config, source, own) for role, own in owned.items()}
+    if config.roles.server_shards > 1:
+        slices = slice_bytes(_outlines(config, source, owned["server"]), config.roles.server_shards)
+        held |= {role: (slices, held[role][1]) for role in ("server", "shard")}
+    return held
+
+
+def _owned(parts: Mapping[str, Part]) -> dict[str, list[Part]]:
+    return {role: [parts[name] for name in names if name in parts] for role, names in HELD_BY.items()}
+
+
 def _roles(config: Config, source: ModelSource, layout: Layout, parts: Mapping[str, Part]) -> Table:
     table = Table("rank", "device", "blocks", "weights", "adapter", box=None, pad_edge=False, title_justify="left")
     table.title = "what each rank will hold"
-    owned = {role: [parts[name] for name in names if name in parts] for role, names in HELD_BY.items()}
-    held = {role: _held(config, source, own) for role, own in owned.items()}
+    owned, held = _owned(parts), held_by(config, source, parts)
     for rank in range(layout.world_size):
         role = layout.role_of(rank)
         blocks = ", ".join(f"{part.first}..{part.last - 1}" for part in owned[role])
@@ -67,13 +81,17 @@ def _roles(config: Config, source: ModelSource, layout: Layout, parts: Mapping[s
 
 def _held(config: Config, source: ModelSource, owned: Sequence[Part]) -> tuple[int, int]:
     """Bytes of weights and of adapters of one rank's parts."""
-    models = nn.ModuleList(outline_part(source, part).to(getattr(torch, config.model.dtype)) for part in owned)
+    models = _outlines(config, source, owned)
     if len(models) == 2:
         tie_tail(*models)
     weights = resident_bytes(models)
     for model in models:
         insert_lora(model, config.lora)
     return weights, sum(parameter.numel() * 4 for parameter in adapter_parameters(models).values())
+
+
+def _outlines(config: Config, source: ModelSource, owned: Sequence[Part]) -> nn.ModuleList:
+    return nn.ModuleList(outline_part(source, part).to(getattr(torch, config.model.dtype)) for part in owned)
 
 
 def _bytes(links: Mapping[str, LinkBytes], adapters: int, dtype: str) -> Table:

@@ -169,5 +169,6 @@ def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Sc
 def _fair_threads(world: World) -> int:
     cores = len(os.sched_getaffinity(0))
     neighbours = world.place.local_world_size
-    # A client and its server take turns, and the aggregator works while both wait: clients share the cores.
-    return max(1, cores // max(1, min(neighbours, len(world.layout.client_ranks))))
+    # A client and its server take turns, and the aggregator works while both wait: clients share the cores, or shards.
+    busy = max(len(world.layout.client_ranks), len(world.layout.body_ranks))
+    return max(1, cores // max(1, min(neighbours, busy)))

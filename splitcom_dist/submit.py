@@ -56,7 +56,9 @@ def parse_options(text: str) -> dict[str, str]:
         if not re.fullmatch("[a-z][a-z0-9-]+", key):
             raise UserError(f"--sbatch {word}: options are written key=value, long names without dashes: nodes=2")
         if key == "ntasks":
-            raise UserError("--sbatch ntasks: it follows from roles.client_ranks and roles.server_ranks")
+            raise UserError(
+                "--sbatch ntasks: it follows from roles.client_ranks, roles.server_ranks and roles.server_shards"
+            )
         options[key] = value
     return options
 

@@ -73,6 +73,16 @@ class AdapterOptimizer:
         while self._schedule.last_epoch < steps:
             self.rest()
 
+    def step_on_mean(self, targets: int) -> None:
+        """Step where gradients are those of a loss summed over so many targets; rest where there are none."""
+        if not targets:
+            self.rest()
+            return
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad /= targets
+        self.step()
+
     def step(self) -> None:
         """Clip, step, advance the schedule, and clear the gradients."""
         if self._max_grad_norm > 0:

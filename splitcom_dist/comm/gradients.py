@@ -1,4 +1,4 @@
-"""Gradients of the servers' adapters, summed over all servers in every step: together they step as one would.
+"""Gradients of the servers' adapters, summed over all servers and their shards in every step: they step as one would.
 
 Always in float32: `fed.adapter_quantizer` makes up in later rounds for what its rounding drops, which is sound for an
 average of weights, but an optimizer with moments would take a correction for a gradient (Tang et al. 2021, 1-bit

@@ -28,7 +28,8 @@ class Groups:
         self._layout = layout
         self._timeout = timeout_seconds
         self._tolerant = tolerant
-        self.gradients: dist.ProcessGroup | None = None  # of the servers, if they are several
+        self.gradients: dist.ProcessGroup | None = None  # of all servers and their shards, if they are several
+        self.shards: dist.ProcessGroup | None = None  # of this rank's server, if it has several
         self.ring: Ring | None = None  # that averages, where no rank may be lost
         self.edges: dict[int, GlooPair] = {}  # with the server or client rank at the other end
         self.spokes: dict[int, GlooPair] = {}  # between the aggregator and client ranks, where those may be lost
@@ -46,8 +47,12 @@ class Groups:
         )
         if not self._tolerant:
             self.ring = Ring(dist.new_group([*layout.client_ranks, layout.aggregator_rank], timeout=patience))
-        if layout.server_rank_count > 1:
-            self.gradients = dist.new_group(list(layout.server_ranks), timeout=patience)
+        if len(layout.body_ranks) > 1:
+            self.gradients = dist.new_group(list(layout.body_ranks), timeout=patience)
+        for server in layout.server_ranks if layout.server_shards > 1 else ():
+            group = dist.new_group(list(layout.shards_of(server)), timeout=patience)
+            if self._rank in layout.shards_of(server):
+                self.shards = group
         for client_rank, server in layout.edges():
             if self._rank in (client_rank, server):
                 self.meet_at_edge(client_rank, 0)

@@ -51,7 +51,12 @@ def parts_of(cut_layer: int, block_count: int, tail_layers: int) -> dict[str, Pa
     return parts | ({"tail": tail(block_count, tail_layers)} if tail_layers else {})
 
 
-HELD_BY = {"client": ("head", "tail"), "server": ("body",), "aggregator": ("whole",)}  # parts by role, if they exist
+HELD_BY = {
+    "client": ("head", "tail"),
+    "server": ("body",),
+    "shard": ("body",),
+    "aggregator": ("whole",),
+}  # parts by role, if they exist
 
 
 def trained_by_clients(config: Config) -> list[str]:
@@ -134,8 +139,13 @@ def forward_blocks(model: nn.Module, *, input_ids: Tensor | None = None, activat
 
 
 def resident_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters and buffers this part holds; shared ones count once."""
-    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    """Bytes of the parameters and buffers this rank holds of a part; shared ones count once."""
+    return sum(_held_bytes(tensor) for tensor in [*model.parameters(), *model.buffers()])
+
+
+def _held_bytes(tensor: Any) -> int:
+    """Of a weight that several ranks share this rank's slice, with what evens it up."""
+    return int(tensor.to_local().untyped_storage().nbytes() if hasattr(tensor, "to_local") else tensor.nbytes)
 
 
 def _with_absent_rooms(base: type[PreTrainedModel], part: Part, family: Family) -> type[PreTrainedModel]:

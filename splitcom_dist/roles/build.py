@@ -23,6 +23,7 @@ from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.roster import Member, Roster
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.server import ServerRole
+from splitcom_dist.roles.shard import ShardRole
 from splitcom_dist.roles.share import Share
 from splitcom_dist.roles.standard_server import StandardServerRole
 from splitcom_dist.roles.u_client import UClientRole
@@ -31,7 +32,7 @@ from splitcom_dist.run_directory import RunDirectory
 from splitcom_dist.telemetry.progress import make_progress
 from splitcom_dist.training import AdapterOptimizer
 
-Role = ClientRole | ServerRole | AggregatorRole
+Role = ClientRole | ServerRole | ShardRole | AggregatorRole
 M = TypeVar("M", bound=Member)
 
 
@@ -42,6 +43,8 @@ def build_role(context: Context, share: Share, directory: RunDirectory) -> Role:
         return _client(context, share, directory)
     if role == "server":
         return _server(context, share, directory)
+    if role == "shard":
+        return ShardRole(context, share.parts["body"], share.adapter("body"))
     return _aggregator(context, share, directory)
 
 

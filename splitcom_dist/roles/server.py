@@ -1,7 +1,8 @@
 """A server rank: it serves its clients in waves, then steps on all their gradients. It never sees text.
 
-Several servers sum their gradients before every step, so that all take the step that one would take. What a wave is
-made of differs by shape: standard_server.py and u_server.py.
+Several servers sum their gradients before every step, so that all take the step that one would take; so do the shards
+of a server, of which this is the leader (shard.py has the others). What a wave is made of differs by shape:
+standard_server.py and u_server.py.
 """
 
 import math
@@ -22,6 +23,7 @@ from splitcom_dist.comm.reduce import make_sending
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.presence.service import Service
+from splitcom_dist.roles.body import make_body
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.roster import Roster
@@ -62,6 +64,7 @@ class ServerRole(ABC):
     ) -> None:
         self.context = context
         self.model = model
+        self.body = make_body(model, context)
         self.clients = clients
         self.service = service
         self.progress = progress
@@ -118,18 +121,15 @@ class ServerRole(ABC):
                     with self.service.tolerating(self.rank_of(client.number)):
                         client.edge.post()
             turns += self.serve(wave, step)
+        self.body.end_step(step)
         arrived, waited = time.perf_counter(), sum(turn.waited for turn in turns)
         turns = [turn for turn in turns if turn.targets]
         totals = self.sum_over_servers(turns, step)
         waited += time.perf_counter() - arrived
         lr = self.optimizer.lr
+        self.optimizer.step_on_mean(totals.targets)
         if not totals.targets:  # nobody has a batch: who was drawn for this round has none left, or all are late
-            self.optimizer.rest()
             return
-        for parameter in self.parameters:
-            if parameter.grad is not None:
-                parameter.grad /= totals.targets  # until here it is the gradient of the summed loss
-        self.optimizer.step()
         for turn in turns:
             self.book(turn, step, lr)
         if self.speaks_for_all:
@@ -152,7 +152,7 @@ class ServerRole(ABC):
         return self.context.world.layout.rank_of(number)
 
     def sum_over_servers(self, turns: Sequence[Turn], step: int) -> StepTotals:
-        """Make every gradient the sum over all servers; returns what is behind it. One server has both already."""
+        """Make every gradient the sum over all servers and their shards; returns what is behind it."""
         world, ledger, started = self.context.world, self.context.ledger, time.perf_counter()
         totals = StepTotals(
             sum(turn.targets for turn in turns),
@@ -162,9 +162,10 @@ class ServerRole(ABC):
         )
         if world.groups.gradients is None:
             return totals
-        others = [rank for rank in world.layout.server_ranks if rank != world.rank]
-        names = " or ".join(map(world.layout.name_of, others))
-        totals, size = sum_gradients(self.parameters, totals, world.groups.gradients, names, step)
+        others = world.layout.one_of(rank for rank in world.layout.body_ranks if rank != world.rank)
+        totals, size = sum_gradients(self.parameters, totals, world.groups.gradients, others, step)
+        if len(world.layout.server_ranks) == 1:  # only shards of this server took part
+            return totals
         ledger.adapters(size)
         seconds, epoch = time.perf_counter() - started, self.context.schedule.epoch_of(step)
         record_gradients(self.context.log, step, epoch, len(turns), totals.targets, size, seconds)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from splitcom_dist.comm.sharded_weights import shard_weights
 from splitcom_dist.config import Config
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.lora import adapter_parameters, attach_lora, is_in_part
@@ -38,7 +39,8 @@ class Share:
 
 
 def load_share(config: Config, world: World, source: ModelSource, device: torch.device) -> Share:
-    """Load this rank's data and materialise its parts of the model on `device`.
+    """Load this rank's data and materialise its parts of the model on `device`; of a body that shards share all, for a
+    moment.
 
     Adapters are drawn on the host, so that they begin alike on every device.
     """
@@ -54,6 +56,8 @@ def load_share(config: Config, world: World, source: ModelSource, device: torch.
     if role == "client":
         shards = training_shards(config, source.tokenizer(), world.layout.clients_of(world.rank))
         return Share(models, cuts, shards=shards)
-    if role == "server":
-        return Share(models, cuts)
-    return Share(models, cuts, validation=validation_samples(config, source.tokenizer()))
+    if role == "aggregator":
+        return Share(models, cuts, validation=validation_samples(config, source.tokenizer()))
+    if world.groups.shards is not None:
+        shard_weights(models["body"], world.groups.shards)
+    return Share(models, cuts)

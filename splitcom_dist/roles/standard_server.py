@@ -4,10 +4,9 @@ import time
 
 from torch import Tensor
 
-from splitcom_dist.codec.ragged import to_padded, to_ragged
+from splitcom_dist.comm.portions import Portion
 from splitcom_dist.errors import WireError
-from splitcom_dist.models.loss import check_finite, token_loss
-from splitcom_dist.models.split import forward_blocks
+from splitcom_dist.models.loss import check_finite
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.server import ServerRole, Turn
@@ -37,7 +36,8 @@ class StandardServerRole(ServerRole):
             visit, targets = packet.visit, self.targets(client, packet)
             rows = self.decoded(client, packet)
         waited = client.edge.waited - waited
-        loss, gradient = self.forward_backward(rows, visit.lengths, targets, self.context.head_trains(step))
+        batch = Portion(rows, visit.lengths, targets)
+        loss, gradient = self.body.forward_backward(batch, self.context.head_trains(step), step)
         count = sum(map(len, targets))
         self.context.ledger.learnt(loss, count)
         check_finite(loss, client.number, step, self.context.config.train.lr)
@@ -58,16 +58,3 @@ class StandardServerRole(ServerRole):
             return client.labels.unpack(packet.sections["labels"], packet.visit.samples, packet.visit.lengths)
         except WireError as error:
             raise packet.expected.error("body", str(error)) from None
-
-    def forward_backward(
-        self, rows: Tensor, lengths: Tensor, targets: list[Tensor], head_trains: bool
-    ) -> tuple[float, Tensor | None]:
-        """Summed loss over the targets, and its gradient at the cut (T, d), None where heads do not train.
-
-        Adapter gradients accumulate.
-        """
-        rows.requires_grad_(head_trains)
-        hidden = to_ragged(forward_blocks(self.model, activation=to_padded(rows, lengths)), lengths)
-        loss = token_loss(self.model, hidden, lengths, targets)
-        loss.backward()
-        return float(loss.detach()), rows.grad

@@ -7,25 +7,21 @@ tells beside its gradient is how many targets it sums over.
 import time
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.errors import WireError
-from splitcom_dist.models.split import forward_blocks
+from splitcom_dist.roles.body import Passing
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.server import ServerRole, Turn
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A batch on its way through the body: rows (T, d) as they came in and went out, joined by autograd."""
+    """A client's batch on its way through the body."""
 
     client: ServedClient
     turn: Turn
     visit: Visit
-    rows: Tensor
-    output: Tensor
+    passing: Passing
 
 
 class UServerRole(ServerRole):
@@ -61,19 +57,18 @@ class UServerRole(ServerRole):
                 return self.without(client, waited)
             visit, rows, peer_digest = packet.visit, self.decoded(client, packet), packet.header.answer_digest
         waited = client.edge.waited - waited
-        rows.requires_grad_(self.context.head_trains(step))
-        output = to_ragged(forward_blocks(self.model, activation=to_padded(rows, visit.lengths)), visit.lengths)
+        passing = self.body.forward(rows, visit.lengths, self.context.head_trains(step), step)
         gradient = client.incoming["up_gradient"]
         client.edge.post()
         client.outgoing["down_activation"].send(
             step,
             visit,
-            output,
+            passing.output,
             peer_digest=peer_digest,
             answer_digest=gradient.decoder.store.digest,
         )
         turn = Turn(client.number, tokens=len(rows), seconds=time.perf_counter() - started - waited, waited=waited)
-        return Passage(client, turn, visit, rows, output)
+        return Passage(client, turn, visit, passing)
 
     def backward(self, passage: Passage, step: int) -> Turn:
         """Gradient of the client's summed loss in, gradient at the cut out; adapter gradients accumulate."""
@@ -85,11 +80,11 @@ class UServerRole(ServerRole):
         gradient = up.decode(packet)
         if gradient is None or not packet.header.targets:
             raise WireError(f"{client.edge.peer}, up_gradient, step {step}: targets: 0, a batch has at least one")
-        passage.output.backward(gradient)
+        at_cut = passage.passing.backward(gradient)
         with self.service.tolerating(self.rank_of(client.number)):  # the body's gradient is made, and counts
             if self.context.head_trains(step):
                 client.outgoing["down_gradient"].send(
-                    step, passage.visit, passage.rows.grad, peer_digest=packet.header.answer_digest
+                    step, passage.visit, at_cut, peer_digest=packet.header.answer_digest
                 )
             else:
                 client.outgoing["down_gradient"].spare(step, passage.visit)

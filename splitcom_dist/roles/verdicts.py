@@ -34,10 +34,10 @@ def report(context: Context, step: int, lr: float, clients: Roster[Any]) -> None
     ledger.control(len(text))
 
 
-def await_verdict(context: Context, step: int, clients: Roster[Any]) -> float | None:
+def await_verdict(context: Context, step: int, clients: Roster[Any] | None) -> float | None:
     """Wait for the aggregator's verdict and take it; returns the perplexity, if it evaluated.
 
-    It sets the thresholds of `clients`, and what heads do from now on.
+    It sets the thresholds of `clients`, where this rank has some, and what heads do from now on.
 
     While the aggregator makes progress this may take any time.
     """
@@ -48,9 +48,10 @@ def await_verdict(context: Context, step: int, clients: Roster[Any]) -> float | 
     return ppl
 
 
-def take(verdict: Mapping[str, Any], context: Context, clients: Roster[Any]) -> None:
+def take(verdict: Mapping[str, Any], context: Context, clients: Roster[Any] | None) -> None:
     """Go by a verdict: thresholds, and what heads do."""
-    clients.hear(verdict["theta"])
+    if clients is not None:
+        clients.hear(verdict["theta"])
     if "mode" in verdict:
         context.schedule.attendance.hear(Mode(verdict["mode"]))
 
@@ -90,11 +91,11 @@ class Reports:
         self._last = {int(rank): told for rank, told in read_facts(state["facts"])["last"].items()}
 
     def collect(self, step: int) -> None:
-        """Wait for every rank's report of this step; of one that is lost, the last one stands."""
+        """Wait for the reports of all client ranks and servers on this step; of one that is lost, the last one stands."""
         world, loss, targets = self._context.world, 0.0, 0
         drift = dict.fromkeys(LINKS, (0.0, 0))
-        everybody = range(world.layout.world_size - 1)
-        for rank, text in world.hear_all(f"report/{step}", everybody, f"the reports after step {step}").items():
+        reporting = (*world.layout.client_ranks, *world.layout.server_ranks)
+        for rank, text in world.hear_all(f"report/{step}", reporting, f"the reports after step {step}").items():
             told = json.loads(text)
             before = self._last.get(rank, {})
             if before.get("incarnation") != told["incarnation"]:
