@@ -22,7 +22,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
     clients = draw(st.integers(client_ranks, 3 * client_ranks))
     sizes = draw(st.lists(st.integers(1, 30), min_size=clients, max_size=clients))
     return Schedule(
-        Layout(client_ranks, server_ranks, clients),
+        Layout(client_ranks, server_ranks, clients, server_shards=draw(st.integers(1, 3))),
         tuple(sizes),
         batch_size=draw(st.integers(1, 8)),
         epochs=draw(st.integers(1, 3)),
@@ -43,6 +43,10 @@ def schedules(draw: st.DrawFn) -> Schedule:
 
 
 Operation = tuple[str, object]
+PASSES = ("pass", "forward", "backward")  # of a batch through the body, by all shards of a server
+# What crosses before and after which pass, in the standard and in the U-shape.
+BEFORE = {("up_activation", False): "pass", ("up_activation", True): "forward", ("up_gradient", True): "backward"}
+AFTER = {("down_gradient", False): "pass", ("down_activation", True): "forward", ("down_gradient", True): "backward"}
 
 
 Late = frozenset[tuple[int, int]]  # turns, (client, step), in whose place a client tells its absence
@@ -59,10 +63,16 @@ def exchanges(schedule: Schedule, rank: int, step: int, u_shape: bool, late: Lat
     if rank in schedule.layout.client_ranks:
         return [(link, (client, step)) for client in schedule.turns(step, rank) for link in links_of(client)]
     operations: list[Operation] = []
-    for wave in schedule.waves(step, rank):
-        first = [link for link in every if link.endswith("activation") or not u_shape]
-        for part in (first, [link for link in every if link not in first]):  # once through the wave for each
-            operations += [(link, (client, step)) for client in wave for link in part if link in links_of(client)]
+    for wave in schedule.waves(step, schedule.layout.leader_of(rank)):
+        for part in ("forward", "backward") if u_shape else ("pass",):  # once through the wave for each
+            for client in wave:
+                links, turn = links_of(client), (client, step)
+                operations += [(link, turn) for link in links if BEFORE.get((link, u_shape)) == part]
+                if links == every:
+                    operations.append((part, turn))
+                operations += [(link, turn) for link in links if AFTER.get((link, u_shape)) == part]
+    if rank not in schedule.layout.server_ranks:  # its leader alone has edges
+        operations = [operation for operation in operations if operation[0] not in LINKS]
     return operations
 
 
@@ -81,9 +91,9 @@ def program(schedule: Schedule, rank: int, u_shape: bool, late: Late) -> list[Op
     operations: list[Operation] = [("verdict", -1)]
     for step in range(schedule.total_steps):
         operations += exchanges(schedule, rank, step, u_shape, late) if rank != layout.aggregator_rank else []
-        if rank in layout.server_ranks and len(layout.server_ranks) > 1:
+        if rank in layout.body_ranks and len(layout.body_ranks) > 1:
             operations.append(("gradients", step))
-        if schedule.averages_after(step) and rank not in layout.server_ranks:
+        if schedule.averages_after(step) and rank not in layout.body_ranks:
             operations.append(("average", step))
         if schedule.evaluates_after(step) and rank in (layout.first_server, layout.aggregator_rank):
             operations.append(("adapter", step))
@@ -98,10 +108,13 @@ def participants(schedule: Schedule, operation: Operation) -> set[int]:
         assert isinstance(key, tuple)
         rank = layout.rank_of(key[0])
         return {rank, layout.server_of(rank)}
+    if kind in PASSES:
+        assert isinstance(key, tuple)
+        return set(layout.shards_of(layout.server_of(layout.rank_of(key[0]))))
     if kind == "adapter":
         return {layout.first_server, layout.aggregator_rank}
     if kind == "gradients":
-        return set(layout.server_ranks)
+        return set(layout.body_ranks)
     if kind == "average":
         return {*layout.client_ranks, layout.aggregator_rank}
     return set(range(layout.world_size))
@@ -223,3 +236,28 @@ def test_a_layout_that_fits_keeps_its_servers_while_each_has_a_client_rank(
     config = Config(roles=RolesConfig(client_ranks=3, server_ranks=2), fed=FedConfig(clients=3))
     with pytest.raises(UserError, match=f"client_ranks={clients} roles.server_ranks={servers}"):
         layout_for(config, size)
+
+
+def test_the_shards_of_a_server_follow_their_leader_who_alone_has_edges() -> None:
+    layout = Layout(client_rank_count=3, server_rank_count=2, clients=3, server_shards=3)
+    assert layout.world_size == 10 and list(layout.server_ranks) == [3, 6]
+    roles = ["client"] * 3 + ["server", "shard", "shard"] * 2 + ["aggregator"]
+    assert [layout.role_of(rank) for rank in range(10)] == roles
+    assert [layout.leader_of(rank) for rank in layout.body_ranks] == [3, 3, 3, 6, 6, 6]
+    assert [*layout.shards_of(6)] == [6, 7, 8]
+    assert layout.edges() == [(0, 3), (1, 6), (2, 3)]
+    assert layout.one_of([3, 8]) == "rank 3 (server 0, shard 0) or rank 8 (server 1, shard 2)"
+
+
+@pytest.mark.parametrize(
+    ("size", "clients", "servers", "shards"), [(8, 3, 2, 2), (7, 2, 2, 2), (6, 3, 1, 2), (4, 1, 1, 2), (3, 1, 1, 1)]
+)
+def test_a_layout_that_fits_keeps_its_shards_before_its_servers(
+    size: int, clients: int, servers: int, shards: int
+) -> None:
+    roles = RolesConfig(client_ranks=4, server_ranks=2, server_shards=2)
+    with pytest.raises(UserError) as error:
+        layout_for(Config(roles=roles, fed=FedConfig(clients=4)), size)
+    keys = f"set roles.client_ranks={clients} roles.server_ranks={servers} roles.server_shards={shards}"
+    assert str(error.value).endswith(keys) and "roles.server_shards=2 need 9" in str(error.value)
+    assert Layout(clients, servers, 4, shards).world_size == size
