@@ -7,7 +7,7 @@
 # checkpoint. A SIGTERM stops them whole; torchrun gives them 30 s (--shutdown-timeout).
 # COMMAND=doctor prints what every rank sees, and how fast they reach each other, instead of training.
 # Ranks 0.. are clients, then servers, the last rank is the aggregator: NODES x RANKS_PER_NODE must be
-# roles.client_ranks + roles.server_ranks + 1. The run directory must be on a file system that all machines share.
+# roles.client_ranks + roles.server_ranks * roles.server_shards + 1. The run directory must be on a file system that all machines share.
 set -euo pipefail
 nodes=${NODES:-1} head=${HEAD:-localhost} port=${PORT:-29400}
 ranks=${RANKS_PER_NODE:?how many ranks on each machine}
