@@ -91,7 +91,7 @@ class Reports:
         self._last = {int(rank): told for rank, told in read_facts(state["facts"])["last"].items()}
 
     def collect(self, step: int) -> None:
-        """Wait for the reports of all client ranks and servers on this step; of one that is lost, the last one stands."""
+        """Wait for the reports of all client ranks and servers on this step; of a lost one the last one stands."""
         world, loss, targets = self._context.world, 0.0, 0
         drift = dict.fromkeys(LINKS, (0.0, 0))
         reporting = (*world.layout.client_ranks, *world.layout.server_ranks)

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_lost
 import test_mistakes
 import test_resume
 import torch
@@ -22,8 +24,11 @@ from test_predict import overrides, predicted, predicted_adapters
 from test_runs import check_books, train
 from test_servers import assert_same_adapters
 
+from splitcom_dist.checkpoints.start import check_same_run
+from splitcom_dist.comm.portions import Portion
 from splitcom_dist.config_files import load_config
 from splitcom_dist.dry_run import held_by
+from splitcom_dist.errors import UserError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.lora import flatten
 from splitcom_dist.models.sources import find_model
@@ -33,6 +38,7 @@ from splitcom_dist.roles.server import ServerRole
 from splitcom_dist.roles.shard import ShardRole
 from splitcom_dist.telemetry.hdf5 import read
 
+started = test_lost.runs  # a fixture
 FAMILIES = ["gpt2", "llama", "llama_tied", "qwen2", "mistral", "opt", "gpt_neox"]
 
 
@@ -256,8 +262,9 @@ def test_a_run_with_shards_that_was_stopped_goes_on_exactly(
     assert train(model, tmp_path / "whole", *values).code == 0
     stopped = train(model, tmp_path / "run", *values, before=test_resume.at_step(6, signal.SIGTERM))
     assert stopped.code == 75, stopped.stderr
-    other = train(model, tmp_path / "run", *values, "roles.server_shards=3")
-    assert other.code == 2 and "roles.server_shards=2, not 3" in other.stderr
+    with pytest.raises(UserError, match="server_shards=2, not 3"):
+        stored = tmp_path / "run" / "config.yaml"
+        check_same_run(load_config([stored], ["roles.server_shards=3"]), stored)
     assert train(model, tmp_path / "run", *values).code == 0
     test_resume.check_same(tmp_path / "run", tmp_path / "whole")
 
@@ -279,9 +286,29 @@ def test_a_shard_that_is_lost_while_others_wait_for_its_slices_ends_the_run(
     assert outcome.stderr.count("error: ") == 1 and f"rank {rank} ({name})" in outcome.stderr, outcome.stderr
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("shape", ["standard", "U-shape"])
+def test_shards_go_on_without_a_client_that_is_lost_between_two_passes(
+    shape: str, model_folders: dict[str, Path], tmp_path: Path, started: list[test_lost.Run]
+) -> None:
+    """In the U-shape its forward may have no backward; the others are served meanwhile, and it comes back."""
+    changes = {"roles.server_shards": 2, **test_lost.SHAPES[shape]}
+    run = test_lost.Run(tmp_path / "run", model_folders["gpt2"], **changes)
+    started.append(run)
+    for life in (1, 2, 3):
+        steps = read(run.folder / "telemetry" / "rank_00003.h5", "train")["step"] if life > 1 else [0]
+        run.wait_for_step(max(steps) + 4)
+        os.kill(run.pid_of(1), signal.SIGKILL)
+        run.wait_until(lambda: len(run.events("back")) >= life)  # noqa: B023
+    run.stop()
+    assert len(run.events("lost")) >= 3
+    served = read(run.folder / "telemetry" / "rank_00003.h5", "train")
+    assert set(served["step"][served["client"] == 0]) == set(served["step"][served["client"] == 2])
+
+
 def test_a_bug_in_a_shard_is_not_taken_for_a_lost_peer(model_folders: dict[str, Path], tmp_path: Path) -> None:
     def patch() -> None:
-        def broken(self: Any, step: int) -> None:
+        def broken(self: Any, portion: Portion, step: int) -> None:
             with self.shards.in_step("a pass"):
                 torch.ones(2) @ torch.ones(3)
 
