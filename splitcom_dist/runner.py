@@ -14,7 +14,7 @@ from splitcom_dist.checkpoints.start import agree_on_start
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
 from splitcom_dist.devices import device_for, sharing, take
-from splitcom_dist.errors import PeerLost, RunOver, SplitcomError, Stopped
+from splitcom_dist.errors import PeerLost, RunOver, SplitcomError, Stopped, UserError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.models.split import check_cut
@@ -101,6 +101,8 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
     torch.set_num_threads(config.runtime.threads or _fair_threads(world))
     torch.manual_seed(config.train.seed + world.rank)  # dropout differs between ranks
     device = device_for(config.runtime.device, world.place.local_rank)
+    if config.roles.server_shards > 1 and device.type != "cpu":
+        raise UserError("roles.server_shards: weights are shared in host memory so far; set runtime.device=cpu")
     take(device)
     if config.transport == "nccl":
         world.connect_devices(device)
