@@ -168,6 +168,7 @@ def play(case: str, device: torch.device) -> list[dict[str, dict[str, list[str]]
     )
     schedule = SimpleNamespace(total_steps=10, mode=lambda _: Mode.TRAIN, epoch_of=lambda _: 0, participation=1.0)
     log, ledger, world = MagicMock(), MagicMock(), MagicMock(layout=Layout(1, 1, 1), comes_back=False)
+    world.groups.shards = None
     source = find_model(folder)
     context = Context(config, cast(Any, world), cast(Any, schedule), source, log, ledger, cast(Any, None), device)
     with PretendDevice(device) as pretend:

@@ -20,7 +20,7 @@ CHECK = ["codec/checksum.py checksum"]  # of a payload that stays on its device:
 MARKS = ["codec/checksum.py row_checksums"]  # of its samples, where both ends keep references
 GATE = ["codec/gated/gate.py compare"]
 GAINS = ["codec/gated/modes.py pack_modes"]
-LOSS = ["roles/standard_server.py forward_backward"]
+LOSS = ["roles/body.py forward_backward"]
 
 # By case, of a first visit and of one that is skipped: client up, server (in, loss, gradient down), client down.
 STANDARD = {
