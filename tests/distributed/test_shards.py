@@ -153,8 +153,8 @@ def test_two_servers_of_two_shards_equal_one_process_every_time(
 
 @pytest.mark.parametrize("tail", [0, pytest.param(1, marks=pytest.mark.long)], ids=["standard", "u_shape"])
 def test_a_shard_that_gets_no_sample_changes_nothing(tail: int, model_folders: dict[str, Path], tmp_path: Path) -> None:
-    """Batches of two on three shards; 21 samples, so that one batch of an epoch has one."""
-    overrides = [*settings(model_folders["llama_tied"], 1, 1, "adamw", tail), "data.train_samples=21"]
+    """Batches of two on three shards; 9 samples, so that one batch of an epoch has one."""
+    overrides = [*settings(model_folders["llama_tied"], 1, 1, "adamw", tail), "data.train_samples=9"]
     overrides += ["train.batch_size=2"]
     assert_same([run_shards(shards, overrides, tmp_path / str(shards)) for shards in (1, 3)], tail)
 
