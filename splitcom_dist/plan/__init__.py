@@ -1,0 +1,1 @@
+"""Who should train what, over which link, so that training ends soonest: pure numerics, no ranks."""
