@@ -14,6 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -65,7 +66,7 @@ def rounds_to_target(folder: Path) -> float | None:
     rows = read(folder / "run.h5", "eval")
     course = [(float(row["step"] + 1) / LOCAL_STEPS, float(row["loss"])) for row in rows]
     goal = math.log(TARGET)
-    for (before, high), (after, low) in zip(course, course[1:], strict=False):
+    for (before, high), (after, low) in pairwise(course):
         if low <= goal:
             return before + (after - before) * (high - goal) / (high - low)
     return None

@@ -27,7 +27,7 @@ def imports() -> dict[str, set[str]]:
 GRAPH = imports()
 
 
-@pytest.mark.parametrize("room", ["codec", "control", "data", "metrics"])
+@pytest.mark.parametrize("room", ["codec", "control", "data", "metrics", "plan"])
 @pytest.mark.parametrize("forbidden", ["comm", "roles", "world", "telemetry"])
 def test_pure_rooms_know_nothing_of_ranks(room: str, forbidden: str) -> None:
     for module, imported in GRAPH.items():

@@ -37,7 +37,7 @@ def drop_users(config: ChannelConfig, users: int, seed: int) -> Array:
     """Distances (users,) in metres from the middle of the square."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, 0)))
     places = (rng.random((users, 2)) - 0.5) * config.square_m
-    return np.maximum(np.hypot(*places.T), config.least_distance_m)
+    return np.asarray(np.maximum(np.hypot(*places.T), config.least_distance_m))
 
 
 def gains(config: ChannelConfig, distances_m: Array, seed: int, subchannels: int = 1) -> Array:

@@ -1,5 +1,5 @@
-"""Bytes that a part keeps from its forward pass for its backward pass: traced without storage, so that every family's own
-choice of operations counts, and transformers' and torch's as installed."""
+"""Bytes that a part keeps from its forward pass for its backward pass: traced without storage, so that every family's
+own operations count, as transformers and torch are installed."""
 
 import copy
 from collections.abc import Iterable
@@ -73,7 +73,8 @@ class _Key:
 def _traced(key: _Key, part: Part, batch: Batch, trains: bool) -> int:
     config = copy.copy(key.source.config)
     config.num_hidden_layers = part.last
-    # transformers would write out the causal mask of tensors that it sees traced; of an unknown attention it makes none.
+    # transformers would write out the causal mask for tensors that it sees traced; for an attention that it does not
+    # know it makes none.
     transformers.AttentionInterface.register(UNMASKED, sdpa_attention_forward)
     config._attn_implementation = UNMASKED
     short = ModelSource(key.source.name, key.source.folder, config)
@@ -115,4 +116,4 @@ def count_saved(model: Any, part: Part, batch: Batch, trains: bool, hidden: int,
 
 
 def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from splitcom_dist.config import LoraConfig
-from splitcom_dist.models.loss import token_loss
 from splitcom_dist.models.lora import adapter_parameters, attach_lora
+from splitcom_dist.models.loss import token_loss
 from splitcom_dist.models.sources import ModelSource, find_model
 from splitcom_dist.models.split import Part, body, forward_blocks, head, load_part, resident_bytes, whole
 from splitcom_dist.plan.blocks import model_shape
@@ -71,9 +71,7 @@ def test_operations_are_those_that_torch_counts(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("part", [head(1), body(1, 4), whole(4)], ids=["head", "body", "whole"])
-def test_parameters_and_bytes_are_those_of_the_tensors(
-    family: str, part: Part, model_folders: dict[str, Path]
-) -> None:
+def test_parameters_and_bytes_are_those_of_the_tensors(family: str, part: Part, model_folders: dict[str, Path]) -> None:
     source, model = part_of(model_folders[family], part, LoraConfig(rank=4))
     shape = model_shape(source.config)
     adapters = sum(parameter.numel() for parameter in adapter_parameters(model).values())
