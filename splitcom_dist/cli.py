@@ -17,6 +17,10 @@ from splitcom_dist.layout import layout_for
 from splitcom_dist.partition.command import add_arguments as add_partition_arguments
 from splitcom_dist.partition.command import partition
 from splitcom_dist.place import Place, find_place
+from splitcom_dist.planning.command import add_arguments as add_plan_arguments
+from splitcom_dist.planning.command import plan
+from splitcom_dist.profiling.command import add_arguments as add_profile_arguments
+from splitcom_dist.profiling.command import profile
 
 # A client and its server take turns on the same cores. OpenMP's threads spin for milliseconds after their work is
 # done, which takes the cores from the other side: 9 % of a whole run (benchmarks/throughput.py). torch reads it once.
@@ -47,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return doctor(options)
         if options.command == "partition":
             return partition(_config(options), options.plot)
+        if options.command == "plan":
+            return plan(options)
         place = find_place(os.environ)
+        if options.command == "profile":
+            return profile(options, place)
         return evaluate(options) if options.command == "evaluate" else _train(options, place)
     except SplitcomError as error:
         if place is None or place.rank == 0:  # every rank meets the same mistake
@@ -129,6 +137,10 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(commands.add_parser("evaluate", help=summary, description=summary))
     summary = "what each client would train on: its samples, tokens, lengths and labels"
     add_partition_arguments(commands.add_parser("partition", help=summary, description=summary))
+    summary = "cut layer, LoRA rank and codec with which a run on a profiled cluster ends soonest"
+    add_plan_arguments(commands.add_parser("plan", help=summary, description=summary))
+    summary = "how fast the ranks of a run compute its batch, and their links: what `plan` plans with"
+    add_profile_arguments(commands.add_parser("profile", help=summary, description=summary))
     summary = "what this machine has, or, under a launcher, every rank's, and how fast they reach each other"
     add_doctor_arguments(commands.add_parser("doctor", help=summary, description=summary))
     return parser

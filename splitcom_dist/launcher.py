@@ -25,8 +25,10 @@ from splitcom_dist.runner import run_rank
 GRACE_SECONDS = 15.0  # at most: what the others get to notice and leave by themselves once one rank has failed
 ADDRESS = "127.0.0.1"
 
+Work = Callable[[Config, Place, Path | None], int]  # one rank's share of a job; returns its exit code
 
-def launch(config: Config, out: Path | None) -> int:
+
+def launch(config: Config, out: Path | None, work: Work = run_rank) -> int:
     """Run all ranks and return the job's exit code. No child outlives this call, or this process."""
     layout = layout_for(config)
     size = layout.world_size
@@ -35,7 +37,9 @@ def launch(config: Config, out: Path | None) -> int:
     port = listener.getsockname()[1]
     context = multiprocessing.get_context("fork")
     places = {rank: Place(rank, size, "splitcom", rank, size) for rank in range(size)}
-    forks = {rank: context.Process(target=_rank, args=(config, place, port, out)) for rank, place in places.items()}
+    forks = {
+        rank: context.Process(target=_rank, args=(config, place, port, out, work)) for rank, place in places.items()
+    }
     for process in forks.values():
         process.start()
     # This process, which does not compute, keeps the store: no rank's end takes it from the others.
@@ -58,7 +62,7 @@ def launch(config: Config, out: Path | None) -> int:
     return _verdict({rank: child.code for rank, child in ranks.items() if rank not in returns}, layout, store)
 
 
-def _rank(config: Config, place: Place, port: int, out: Path | None) -> None:
+def _rank(config: Config, place: Place, port: int, out: Path | None, work: Work) -> None:
     end_with_parent()
     os.environ.update(
         MASTER_ADDR=ADDRESS,
@@ -68,7 +72,7 @@ def _rank(config: Config, place: Place, port: int, out: Path | None) -> None:
         TORCHELASTIC_RESTART_COUNT="0",
     )
     try:
-        end_process(run_rank(config, place, out))
+        end_process(work(config, place, out))
     except KeyboardInterrupt:  # Ctrl-C came before the rank was up
         end_process(130)
 

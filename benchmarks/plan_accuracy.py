@@ -1,0 +1,144 @@
+"""Step time as `splitcom plan` predicts it from a profile, against what the run then takes, over emulated links.
+
+    python benchmarks/plan_accuracy.py --runs /tmp/accuracy  # what is there is reused
+
+Every setting is profiled and trained right after, several times, with links that runtime.link slows; seconds of a step
+are the client ranks' own, with averagings and without evaluations. Goal: median error below 10 %, worst below 25 %.
+On a machine that others use the links must be what takes the time; the table tells the load. Writes
+benchmarks/results/plan_accuracy.md.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from pareto_runs import ROOT, call
+
+from splitcom_dist.config_files import load_config
+from splitcom_dist.plan.cluster import read as read_profile
+from splitcom_dist.planning.estimate import Choice, Estimate, estimate
+from splitcom_dist.planning.setting import open_setting
+from splitcom_dist.telemetry.hdf5 import read
+from splitcom_dist.telemetry.summary import read as read_summary
+
+RESULTS = Path(__file__).parent / "results"
+EXPERIMENT = str(ROOT / "configs" / "experiment" / "demo.yaml")
+COMMON = ["runtime.threads=1", "telemetry.progress=false", "data.validation_samples=4", "train.epochs=1", "fed.every=4"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Links in Mbit/s and milliseconds; client ranks, and logical clients on them."""
+
+    up: float
+    down: float
+    delay: float
+    ranks: int
+    clients: int
+    cut: int
+    codec: str
+    steps: int = 8
+    batch: int = 8
+
+    @property
+    def settings(self) -> list[str]:
+        link = [f"runtime.link.up_mbit={self.up}", f"runtime.link.down_mbit={self.down}"]
+        roles = [f"roles.client_ranks={self.ranks}", f"fed.clients={self.clients}", f"train.batch_size={self.batch}"]
+        samples = [f"data.train_samples={self.steps * self.batch * self.clients}"]
+        return [f"codec={self.codec}", *COMMON, *link, f"runtime.link.delay_ms={self.delay}", *roles, *samples]
+
+    @property
+    def name(self) -> str:
+        return f"{self.up:g}-{self.down:g}-{self.delay:g}-{self.ranks}x{self.clients}-cut{self.cut}-{self.codec}"
+
+
+CASES = [
+    Case(2, 10, 20, 1, 1, 2, "none"),
+    Case(5, 25, 40, 1, 1, 1, "none"),
+    Case(5, 5, 10, 1, 2, 3, "fp16"),
+    Case(1, 4, 50, 1, 1, 2, "int8"),
+    Case(4, 20, 20, 2, 2, 2, "none"),
+    Case(2, 4, 30, 2, 4, 4, "fp16"),
+    Case(1, 2, 10, 3, 3, 1, "int8"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="where profiles and run directories are kept")
+    parser.add_argument("--repeats", type=int, default=1, help="profiles and runs of each setting")
+    options = parser.parse_args()
+    lines = [
+        "# Predicted against measured step time",
+        "",
+        "The embedded model, profile and run one after the other, links slowed by runtime.link. Memory is the largest "
+        "of the client ranks: predicted, and the peak of the resident set.",
+        "",
+        "| up / down, Mbit/s | delay, ms | client ranks x clients | cut | codec | predicted, s | measured, s | error | "
+        "bytes, error | client memory, MB | load |",
+        "|---|---:|---|---:|---|---:|---:|---:|---:|---|---:|",
+    ]
+    errors = []
+    for case in CASES:
+        for repeat in range(options.repeats):
+            folder = options.runs.resolve() / f"{case.name}-{repeat}"
+            found, seconds, load = measure(case, folder)
+            summary = read_summary(folder / "run" / "summary.json")
+            errors.append(found.step_seconds / seconds - 1)
+            crossed = sum(link["wire_bytes"] for link in summary.links.values()) + summary.adapter_bytes
+            peak = max(rank.resident_bytes for rank in summary.ranks if "client" in rank.name)
+            lines.append(
+                f"| {case.up:g} / {case.down:g} | {case.delay:g} | {case.ranks} x {case.clients} | {case.cut} | "
+                f"{case.codec} | {found.step_seconds:.3f} | {seconds:.3f} | {100 * errors[-1]:+.1f} % | "
+                f"{100 * (found.bytes / crossed - 1):+.2f} % | {found.client_memory / 1e6:.0f}, measured {peak / 1e6:.0f} "
+                f"| {load:.0f} |"
+            )
+            print(lines[-1], flush=True)
+    sizes = [abs(error) for error in errors]
+    lines += [
+        "",
+        f"Median error {100 * median(sizes):.1f} %, worst {100 * max(sizes):.1f} %; "
+        f"{len(os.sched_getaffinity(0))} cores.",
+        "",
+    ]
+    (RESULTS / "plan_accuracy.md").write_text("\n".join(lines), encoding="utf-8")
+    print(lines[-2])
+
+
+def measure(case: Case, folder: Path) -> tuple[Estimate, float, float]:
+    """The estimate, the measured seconds of a step, and the load of the machine after the run."""
+    profile, run, told = folder / "profile.json", folder / "run", folder / "load"
+    settings = [EXPERIMENT, *case.settings]
+    if not (run / "summary.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        cut = f"model.cut_layer={case.cut}"
+        for command in (["profile", *settings, "--out", str(profile)], ["train", *settings, cut, "--out", str(run)]):
+            if failed := call(command):
+                sys.exit(f"{folder}: {failed}")
+        told.write_text(str(os.getloadavg()[0]))
+    config = load_config([EXPERIMENT], case.settings)
+    assert read_profile(profile).samples == case.batch
+    found = estimate(open_setting(config, profile), Choice(case.cut, config.lora.rank, case.codec))
+    return found, measured(run, case.ranks), float(told.read_text())
+
+
+def measured(run: Path, ranks: int) -> float:
+    """Seconds of a step: the slowest client rank's turns with their waits, and averagings, over the steps."""
+    found = []
+    for rank in range(ranks):
+        log = run / "telemetry" / f"rank_{rank:05d}.h5"
+        turns, rounds = read(log, "train"), read(log, "rounds")
+        total = np.sum(turns["seconds"], dtype=float) + np.sum(turns["wait"], dtype=float)
+        total += np.sum(rounds["seconds"], dtype=float)
+        found.append(float(total) / (int(turns["step"].max()) + 1))
+    return max(found)
+
+
+if __name__ == "__main__":
+    main()
