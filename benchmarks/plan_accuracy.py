@@ -95,8 +95,8 @@ def main() -> None:
             lines.append(
                 f"| {case.up:g} / {case.down:g} | {case.delay:g} | {case.ranks} x {case.clients} | {case.cut} | "
                 f"{case.codec} | {found.step_seconds:.3f} | {seconds:.3f} | {100 * errors[-1]:+.1f} % | "
-                f"{100 * (found.bytes / crossed - 1):+.2f} % | {found.client_memory / 1e6:.0f}, measured {peak / 1e6:.0f} "
-                f"| {load:.0f} |"
+                f"{100 * (found.bytes / crossed - 1):+.2f} % | {found.client_memory / 1e6:.0f}, measured "
+                f"{peak / 1e6:.0f} | {load:.0f} |"
             )
             print(lines[-1], flush=True)
     sizes = [abs(error) for error in errors]

@@ -37,8 +37,9 @@ def main() -> None:
         "# SflLLM: delay of the plan, and what chance adds",
         "",
         f"GPT-2 small, {BASE.clients} clients, batch {BASE.batch.samples} x {BASE.batch.length}, "
-        f"{BASE.main_subchannels} subchannels to each server; means over {DROPS} drops of users, baselines over {DRAWS} "
-        "draws each. In brackets by how much the plan is below the baseline. `clients of 240 MB` has the slow server too.",
+        f"{BASE.main_subchannels} subchannels to each server; means over {DROPS} drops of users, baselines over "
+        f"{DRAWS} draws each. In brackets by how much the plan is below the baseline. `clients of 240 MB` has the slow "
+        "server too.",
         "",
         "| setting | plan, s | split | rank | "
         + " | ".join(f"{key}: random {name}" for key, name in BASELINES.items())

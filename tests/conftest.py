@@ -19,6 +19,7 @@ import transformers
 from splitcom_dist.cli import main
 from splitcom_dist.data.synthetic import restaurants
 from splitcom_dist.models.tiny.tokenizer import train_tokenizer
+from splitcom_dist.plan.cluster import CodecSeconds, EdgeSpeed, Line, Profile, RankSpeed
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a loaded machine is no failure
 hypothesis.settings.load_profile("patient")
@@ -142,3 +143,18 @@ def _command(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+PROFILE_LINE = Line(0.02, 0.01)
+
+
+def make_profile(client_ranks: int = 1, model: str = "tiny", samples: int = 4) -> Profile:
+    """What a cluster of one server might have measured."""
+    codecs = {name: CodecSeconds(0.001, 0.0005) for name in ("none", "int8")}
+    roles = ["client"] * client_ranks + ["server"]
+    ranks = [
+        RankSpeed(rank, role, PROFILE_LINE, PROFILE_LINE, Line(0.001, 0.001), codecs, 10**8)
+        for rank, role in enumerate(roles)
+    ]
+    edges = [EdgeSpeed(rank, client_ranks, 1e6, 5e6, 0.01) for rank in range(client_ranks)]
+    return Profile(model, "float32", samples, 60, 200, 100, ranks, edges)

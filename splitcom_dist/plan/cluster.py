@@ -38,7 +38,7 @@ class RankSpeed:
     backward: Line
     optimizer: Line  # a step over the adapters of so many blocks
     codecs: Mapping[str, CodecSeconds]  # by preset, one packet of the batch
-    process_bytes: int  # resident before any model
+    process_bytes: int  # resident at the peak, without what is the model's
 
 
 @dataclass(frozen=True)

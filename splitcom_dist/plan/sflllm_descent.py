@@ -11,8 +11,9 @@ import numpy as np
 
 from splitcom_dist.errors import UserError
 from splitcom_dist.plan.channel import Array
+from splitcom_dist.plan.owners import allocate, greedy
 from splitcom_dist.plan.sflllm import Choice, Instance, delay, forward_seconds
-from splitcom_dist.plan.subchannels import Allocation, Band, Owners, allocate, best_power, greedy
+from splitcom_dist.plan.subchannels import Allocation, Band, Owners, best_power
 
 BASELINES = {"a": "subchannels", "b": "power", "c": "split", "d": "rank"}
 TOLERANCE = 1e-6  # relative gain of a whole turn below which the descent ends

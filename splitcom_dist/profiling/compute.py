@@ -3,6 +3,7 @@
 Weights are drawn at random: only their shapes matter, and nothing has to be read.
 """
 
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from splitcom_dist.config_files import load_config
 from splitcom_dist.models.lora import adapter_parameters, attach_lora
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.models.split import Part, forward_blocks, outline_part
+from splitcom_dist.plan.blocks import model_shape
 from splitcom_dist.plan.cluster import CodecSeconds, Line, RankSpeed
-from splitcom_dist.plan.workload import Batch
+from splitcom_dist.plan.saved import saved_bytes
+from splitcom_dist.plan.workload import ADAPTER_COPIES, Adapter, Batch, adapter_elements, part_parameters
 from splitcom_dist.training import AdapterOptimizer
 
 CODECS = ("none", "fp16", "int8")  # presets whose time and bytes do not depend on what is sent
@@ -37,11 +40,10 @@ class PartSeconds:
     optimizer: float
 
 
-def measure_rank(
-    config: Config, source: ModelSource, rank: int, role: str, batch: Batch, tokens: int, process_bytes: int
-) -> RankSpeed:
+def measure_rank(config: Config, source: ModelSource, rank: int, role: str, batch: Batch, tokens: int) -> RankSpeed:
     """All figures of a client or server rank."""
     one, two = (measure_part(config, source, _part(source, role, blocks), batch) for blocks in (1, 2))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
     def line(of: Callable[[PartSeconds], float]) -> Line:
         return Line(of(one), max(0.0, of(two) - of(one)))
@@ -53,7 +55,7 @@ def measure_rank(
         backward=line(lambda seconds: seconds.backward),
         optimizer=line(lambda seconds: seconds.optimizer),
         codecs={name: measure_codec(config, source, name, batch.samples, tokens) for name in CODECS},
-        process_bytes=process_bytes,
+        process_bytes=peak - _held_bytes(config, source, _part(source, role, 2), batch),
     )
 
 
@@ -106,6 +108,14 @@ def measure_codec(config: Config, source: ModelSource, name: str, samples: int, 
         encoding.append(encoded - started)
         decoding.append(time.perf_counter() - encoded)
     return CodecSeconds(median(encoding[WARM_UP:]), median(decoding[WARM_UP:]))
+
+
+def _held_bytes(config: Config, source: ModelSource, part: Part, batch: Batch) -> int:
+    """What the plan will count by itself: of the peak, the rest is the process's."""
+    shape, dtype = model_shape(source.config), getattr(torch, config.model.dtype)
+    adapters = adapter_elements(shape, Adapter(config.lora.rank, config.lora.target_modules), part.first, part.last)
+    weights = part_parameters(shape, part.first, part.last, lm_head=part.lm_head) * int(dtype.itemsize)
+    return weights + 4 * ADAPTER_COPIES * adapters + saved_bytes(source, config.lora, dtype, part, batch, trains=True)
 
 
 def _part(source: ModelSource, role: str, blocks: int) -> Part:

@@ -49,7 +49,7 @@ def profile_rank(config: Config, place: Place, out: Path | None) -> int:
 def _measure(config: Config, world: World) -> Profile | None:
     """The whole profile on rank 0, None elsewhere."""
     torch.set_num_threads(config.runtime.threads or max(1, _cores() // world.place.local_world_size))
-    process_bytes, layout = _resident_bytes(), world.layout
+    layout = world.layout
     source = find_model(config.model.name, config.model.dropout)
     if world.rank == 0:
         batch, tokens = typical_batch(config, source)
@@ -58,7 +58,7 @@ def _measure(config: Config, world: World) -> Profile | None:
     batch = Batch(**told)
     for role in ("client", "server"):
         if layout.role_of(world.rank) == role:
-            speed = measure_rank(config, source, world.rank, role, batch, tokens, process_bytes)
+            speed = measure_rank(config, source, world.rank, role, batch, tokens)
             world.announce(f"profile/rank/{world.rank}", json.dumps(asdict(speed)))
         _meet(world)
     edges = []
@@ -112,8 +112,3 @@ def _meet(world: World) -> None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -6,7 +6,8 @@ import cvxpy
 import numpy as np
 import pytest
 
-from splitcom_dist.plan.subchannels import Allocation, Band, allocate, best_power, even_power, greedy
+from splitcom_dist.plan.owners import allocate, greedy
+from splitcom_dist.plan.subchannels import Allocation, Band, best_power, even_power
 
 BITS = 2e6
 
