@@ -51,7 +51,7 @@ def test_more_of_anything_that_helps_never_takes_longer() -> None:
     clients = [CLIENT, replace(CLIENT, turns=2, up=3.0), replace(CLIENT, before=0.1)]
     base = course(clients, steps=7, optimizer=1.0, round_steps=3).seconds()
     for better in ({"up": 30.0}, {"down": 30.0}, {"latency": 0.1}, {"before": 0.05}, {"after": 0.5}, {"up_bytes": 3}):
-        faster = [replace(client, **better) for client in clients]  # type: ignore[arg-type]
+        faster = [replace(client, **better) for client in clients]
         assert course(faster, steps=7, optimizer=1.0, round_steps=3).seconds() < base
 
 
