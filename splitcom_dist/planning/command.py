@@ -38,7 +38,9 @@ def plan(options: argparse.Namespace) -> int:
         from splitcom_dist.planning.limits import parse, within
         from splitcom_dist.planning.setting import open_setting
     except ModuleNotFoundError as error:
-        raise UserError(f"splitcom plan needs {error.name}: pip install 'splitcom-dist[plan]'") from None
+        raise UserError(
+            f"splitcom plan needs {str(error.name).split('.')[0]}: pip install 'splitcom-dist[plan]'"
+        ) from None
     limits = parse(options.limits)
     setting = open_setting(config, options.profile)
     known = list(setting.profile.ranks[0].codecs)

@@ -5,10 +5,10 @@ Weights are drawn at random: only their shapes matter, and nothing has to be rea
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
+from statistics import mean
 from typing import Any, cast
 
 import torch
@@ -30,7 +30,7 @@ from splitcom_dist.plan.workload import ADAPTER_COPIES, Adapter, Batch, adapter_
 from splitcom_dist.training import AdapterOptimizer
 
 CODECS = ("none", "fp16", "int8")  # presets whose time and bytes do not depend on what is sent
-WARM_UP, REPEATS = 2, 7
+WARM_UP, LEAST, MOST, SECONDS = 2, 5, 50, 3.0  # batches: to warm up, measured at least and at most, and for so long
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def measure_rank(config: Config, source: ModelSource, rank: int, role: str, batc
 
 
 def measure_part(config: Config, source: ModelSource, part: Part, batch: Batch) -> PartSeconds:
-    """Medians over repeated batches, of full length as padded ones are; the server's with LM head and loss."""
+    """Means over repeated batches, of full length as padded ones are; the server's with LM head and loss."""
     model = _random(source, part, getattr(torch, config.model.dtype))
     attach_lora(model, config.lora, seed=0)
-    optimizer = AdapterOptimizer(list(adapter_parameters(model).values()), config.train, WARM_UP + REPEATS)
+    optimizer = AdapterOptimizer(list(adapter_parameters(model).values()), config.train, WARM_UP + MOST)
     lengths = torch.full((batch.samples,), batch.length)
     timed: list[list[float]] = [[], [], []]
-    for _ in range(WARM_UP + REPEATS):
+    for _ in _repeats():
         marks = [time.perf_counter()]
         if part.first == 0:
             ids = torch.randint(source.vocabulary, (batch.samples, batch.length))
@@ -86,7 +86,7 @@ def measure_part(config: Config, source: ModelSource, part: Part, batch: Batch) 
         marks.append(time.perf_counter())
         for own, (start, end) in zip(timed, pairwise(marks), strict=True):
             own.append(end - start)
-    return PartSeconds(*(median(own[WARM_UP:]) for own in timed))
+    return PartSeconds(*(mean(own[WARM_UP:]) for own in timed))
 
 
 def measure_codec(config: Config, source: ModelSource, name: str, samples: int, tokens: int) -> CodecSeconds:
@@ -98,7 +98,7 @@ def measure_codec(config: Config, source: ModelSource, name: str, samples: int, 
     lengths[: tokens % samples] += 1
     visit = Visit(list(range(samples)), lengths)
     encoding, decoding = [], []
-    for _ in range(WARM_UP + REPEATS):
+    for _ in _repeats():
         rows = torch.randn(tokens, width).to(dtype)
         started = time.perf_counter()
         sections = encoder.encode(rows, visit).sections
@@ -107,7 +107,16 @@ def measure_codec(config: Config, source: ModelSource, name: str, samples: int, 
         decoder.decode(sections, visit)
         encoding.append(encoded - started)
         decoding.append(time.perf_counter() - encoded)
-    return CodecSeconds(median(encoding[WARM_UP:]), median(decoding[WARM_UP:]))
+    return CodecSeconds(mean(encoding[WARM_UP:]), mean(decoding[WARM_UP:]))
+
+
+def _repeats() -> Iterator[int]:
+    """So many, and for so long, that what else the machine does has its usual share."""
+    started = time.perf_counter()
+    for count in range(WARM_UP + MOST):
+        if count >= WARM_UP + LEAST and time.perf_counter() - started > SECONDS:
+            return
+        yield count
 
 
 def _held_bytes(config: Config, source: ModelSource, part: Part, batch: Batch) -> int:
