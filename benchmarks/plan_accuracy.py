@@ -78,9 +78,9 @@ def main() -> None:
     lines = [
         "# Predicted against measured step time",
         "",
-        "The embedded model, profile and run one after the other, links slowed by runtime.link. Measured is the mean of "
-        "steps and averagings after the first round, beside it their median. Load is that of the machine right after the "
-        "run, by others too. Memory is the largest of the client ranks: predicted, and peak of the resident set.",
+        "The embedded model, profile and run one after the other, links slowed by runtime.link. Measured is the mean "
+        "of steps and averagings after the first round, beside it their median. Load is that of the machine right "
+        "after the run, by others too. Memory is the largest of the client ranks: predicted, and peak of the resident set.",
         "",
         "| up / down, Mbit/s | delay, ms | client ranks x clients | cut | codec | predicted, s | measured, s | error | "
         "median, s | bytes, error | client memory, MB | load |",
