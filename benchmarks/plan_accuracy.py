@@ -80,7 +80,7 @@ def main() -> None:
         "",
         "The embedded model, profile and run one after the other, links slowed by runtime.link. Measured is the mean "
         "of steps and averagings after the first round, beside it their median. Load is that of the machine right "
-        "after the run, by others too. Memory is the largest of the client ranks: predicted, and peak of the resident set.",
+        "after the run, by others too. Memory is the largest of the client ranks: predicted, and resident peak.",
         "",
         "| up / down, Mbit/s | delay, ms | client ranks x clients | cut | codec | predicted, s | measured, s | error | "
         "median, s | bytes, error | client memory, MB | load |",

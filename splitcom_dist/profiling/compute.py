@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import mean
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -60,7 +60,7 @@ def measure_rank(config: Config, source: ModelSource, rank: int, role: str, batc
 
 
 def measure_part(config: Config, source: ModelSource, part: Part, batch: Batch) -> PartSeconds:
-    """Means over repeated batches, of full length as padded ones are; the server's with LM head and loss."""
+    """Medians over repeated batches, of full length as padded ones are; the server's with LM head and loss."""
     model = _random(source, part, getattr(torch, config.model.dtype))
     attach_lora(model, config.lora, seed=0)
     optimizer = AdapterOptimizer(list(adapter_parameters(model).values()), config.train, WARM_UP + MOST)
@@ -86,7 +86,7 @@ def measure_part(config: Config, source: ModelSource, part: Part, batch: Batch) 
         marks.append(time.perf_counter())
         for own, (start, end) in zip(timed, pairwise(marks), strict=True):
             own.append(end - start)
-    return PartSeconds(*(mean(own[WARM_UP:]) for own in timed))
+    return PartSeconds(*(median(own[WARM_UP:]) for own in timed))
 
 
 def measure_codec(config: Config, source: ModelSource, name: str, samples: int, tokens: int) -> CodecSeconds:
@@ -107,11 +107,11 @@ def measure_codec(config: Config, source: ModelSource, name: str, samples: int, 
         decoder.decode(sections, visit)
         encoding.append(encoded - started)
         decoding.append(time.perf_counter() - encoded)
-    return CodecSeconds(mean(encoding[WARM_UP:]), mean(decoding[WARM_UP:]))
+    return CodecSeconds(median(encoding[WARM_UP:]), median(decoding[WARM_UP:]))
 
 
 def _repeats() -> Iterator[int]:
-    """So many, and for so long, that what else the machine does has its usual share."""
+    """So many, and for so long, that one burst of something else on the machine is no median."""
     started = time.perf_counter()
     for count in range(WARM_UP + MOST):
         if count >= WARM_UP + LEAST and time.perf_counter() - started > SECONDS:

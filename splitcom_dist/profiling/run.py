@@ -60,7 +60,7 @@ def _measure(config: Config, world: World) -> Profile | None:
         if layout.role_of(world.rank) == role:
             speed = measure_rank(config, source, world.rank, role, batch, tokens)
             world.announce(f"profile/rank/{world.rank}", json.dumps(asdict(speed)))
-        _meet(world)
+        _meet(world, role)
     edges = []
     for client, server in layout.edges():
         if world.rank in (client, server):
@@ -69,7 +69,7 @@ def _measure(config: Config, world: World) -> Profile | None:
                 pair = measure(channel, world.rank, channel.peer)
             if pair is not None:
                 world.announce(f"profile/edge/{client}", json.dumps(asdict(_edge(pair))))
-        _meet(world)
+        _meet(world, f"{client}-{server}")
     if world.rank > 0:
         return None
     ranks = [*layout.client_ranks, *layout.server_ranks]
@@ -105,9 +105,9 @@ def _edge(pair: Pair) -> EdgeSpeed:
     return EdgeSpeed(pair.first, pair.second, pair.forward, pair.backward, pair.round_trip_seconds / 2)
 
 
-def _meet(world: World) -> None:
+def _meet(world: World, where: str) -> None:
     """Nobody goes on before all are here."""
-    world.sum_over_ranks(torch.zeros(1, dtype=torch.int64))
+    world.sum_over_ranks(f"profile/met/{where}", torch.zeros(1, dtype=torch.int64))
 
 
 def _cores() -> int:
