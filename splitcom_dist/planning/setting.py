@@ -9,14 +9,14 @@ from splitcom_dist.models.sources import find_model
 from splitcom_dist.plan.cluster import read
 from splitcom_dist.plan.rounds import fit, load
 from splitcom_dist.planning.estimate import Setting
+from splitcom_dist.planning.scope import check_planned
 from splitcom_dist.schedule import schedule_for
 from splitcom_dist.shards import check_length, training_shards
 
 
 def open_setting(config: Config, path: Path) -> Setting:
     """Read everything a plan needs. Raises UserError where the profile is of another run."""
-    if config.model.tail_layers:
-        raise UserError("model.tail_layers: only the standard shape is planned, set model.tail_layers=0")
+    check_planned(config)
     profile, layout = read(path), layout_for(config)
     again = "run `splitcom profile` with this configuration"
     for key, value, measured in (

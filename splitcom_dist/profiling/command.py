@@ -7,6 +7,7 @@ from splitcom_dist.config_files import load_config
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.place import Place
+from splitcom_dist.planning.scope import check_planned
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +20,7 @@ def profile(options: argparse.Namespace, place: Place | None) -> int:
     """Measure as the arguments say; returns the exit code. Raises UserError."""
     files = [setting for setting in options.settings if "=" not in setting]
     config = load_config(files, [setting for setting in options.settings if "=" in setting])
-    if config.model.tail_layers:
-        raise UserError("model.tail_layers: only the standard shape is planned, set model.tail_layers=0")
+    check_planned(config)
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"--out {options.out}: no such folder")
     if place is None:

@@ -13,7 +13,8 @@ from splitcom_dist.comm.failures import naming
 from splitcom_dist.comm.link import Transport
 from splitcom_dist.comm.speed import Pair, measure
 from splitcom_dist.config import Config
-from splitcom_dist.errors import SplitcomError
+from splitcom_dist.devices import device_for
+from splitcom_dist.errors import SplitcomError, UserError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.place import Place
@@ -49,6 +50,8 @@ def profile_rank(config: Config, place: Place, out: Path | None) -> int:
 def _measure(config: Config, world: World) -> Profile | None:
     """The whole profile on rank 0, None elsewhere."""
     torch.set_num_threads(config.runtime.threads or max(1, _cores() // world.place.local_world_size))
+    if device_for(config.runtime.device, world.place.local_rank).type != "cpu":
+        raise UserError("runtime.device: only CPUs are profiled, set runtime.device=cpu")
     layout = world.layout
     source = find_model(config.model.name, config.model.dropout)
     if world.rank == 0:

@@ -79,6 +79,8 @@ def test_what_is_slow_is_avoided(profile: Path) -> None:
         (["roles.client_ranks=2", "fed.clients=2"], "roles.client_ranks=1, not 2"),
         (["train.batch_size=2"], "batches of 4 samples"),
         (["model.tail_layers=1"], "only the standard shape"),
+        (["roles.server_shards=2"], "only whole servers"),
+        (["fed.speed.dist=uniform"], "are not planned"),
     ],
 )
 def test_mistakes_are_one_line(extra: list[str], reason: str, profile: Path) -> None:
