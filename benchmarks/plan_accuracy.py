@@ -4,7 +4,8 @@
 
 Every setting is profiled and trained right after, several times, with links that runtime.link slows; seconds of a step
 are the client ranks' own, with averagings, without evaluations and the first round. Goal: median error below 10 %,
-worst below 25 %. On a machine that others use the links must be what takes the time; the table tells the load. Writes
+worst below 25 %. On a machine that others use, start it with `nice -n -10`: load that comes between a profile and its run is an error of
+neither. Writes
 benchmarks/results/plan_accuracy.md.
 """
 
@@ -106,7 +107,7 @@ def main() -> None:
     lines += [
         "",
         f"Median error {100 * median(sizes):.1f} %, worst {100 * max(sizes):.1f} %; "
-        f"{len(os.sched_getaffinity(0))} cores.",
+        f"{len(os.sched_getaffinity(0))} cores, processes at niceness {os.nice(0)}.",
         "",
     ]
     (RESULTS / "plan_accuracy.md").write_text("\n".join(lines), encoding="utf-8")
