@@ -4,9 +4,8 @@
 
 Every setting is profiled and trained right after, several times, with links that runtime.link slows; seconds of a step
 are the client ranks' own, with averagings, without evaluations and the first round. Goal: median error below 10 %,
-worst below 25 %. On a machine that others use, start it with `nice -n -10`: load that comes between a profile and its run is an error of
-neither. Writes
-benchmarks/results/plan_accuracy.md.
+worst below 25 %. On a machine that others use, start it with `nice -n -10`: load that comes between a profile and its
+run is foreseen by nobody. Writes benchmarks/results/plan_accuracy.md.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Which client gets which subchannel: greedily, as SflLLM does (the next one to the slowest client).
 
-That single moves and swaps follow while they help, from several beginnings, is ours: greedy owners alone are up to a
-quarter behind the best of all assignments.
+That single moves and swaps follow while they help, from several beginnings, is ours: from the greedy one alone they end
+up to a quarter behind the best of all assignments.
 """
 
 from collections.abc import Callable, Iterator
