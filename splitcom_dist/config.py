@@ -18,6 +18,9 @@ class ModelConfig:
 @dataclass
 class LoraConfig:
     rank: int = 8
+    # of the blocks next to a cut, on both sides: a client's last and the server's first, in the U-shape the server's
+    # last and the tail's first too; None: rank. alpha stays, so that these are scaled by alpha / cut_rank
+    cut_rank: int | None = None
     alpha: float = 16.0
     dropout: float = 0.0
     target_modules: list[str] | None = None  # None: the family's attention projections

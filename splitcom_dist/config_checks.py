@@ -7,6 +7,7 @@ from splitcom_dist.config import (
     DataConfig,
     LinkCodecConfig,
     LinkConfig,
+    LoraConfig,
     gated_links,
     lookup,
     stays_on_device,
@@ -44,6 +45,7 @@ AT_LEAST = {
     "model.cut_layer": 1,
     "model.tail_layers": 0,
     "lora.rank": 1,
+    "lora.cut_rank": 1,
     "data.max_length": 8,
     "data.classes": 1,
     "data.min_shard": 1,
@@ -127,6 +129,7 @@ def validate(config: Config) -> None:
         )
     if "{client}" in (config.data.path or "") and config.data.validation_path is None:
         raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
+    _check_ranks(config.lora)
     _check_partition(config.data)
     _check_pace(config)
     thetas = [f"codec.{link}.theta" for link in LINKS]
@@ -176,6 +179,14 @@ def _check_nccl(config: Config) -> None:
         raise UserError(
             f"transport=nccl: codec {config.codec.name} makes all its packets in host memory; set transport=gloo or "
             "mpi, or a codec of none, fp16, int8 or splitcom"
+        )
+
+
+def _check_ranks(lora: LoraConfig) -> None:
+    if lora.cut_rank is not None and lora.cut_rank > lora.rank:
+        raise UserError(
+            f"lora.cut_rank={lora.cut_rank}: must not exceed lora.rank={lora.rank}, that of the other blocks; "
+            "lower it, or leave it out for one rank everywhere"
         )
 
 

@@ -18,7 +18,9 @@ from splitcom_dist.models.sources import ModelSource, find_model
 from splitcom_dist.models.split import (
     HELD_BY,
     Part,
+    blocks_at,
     check_cut,
+    cuts_of,
     outline_part,
     parts_of,
     resident_bytes,
@@ -85,8 +87,9 @@ def _held(config: Config, source: ModelSource, owned: Sequence[Part]) -> tuple[i
     if len(models) == 2:
         tie_tail(*models)
     weights = resident_bytes(models)
+    at_cut = blocks_at(cuts_of(config, source.block_count))
     for model in models:
-        insert_lora(model, config.lora)
+        insert_lora(model, config.lora, at_cut)
     return weights, sum(parameter.numel() * 4 for parameter in adapter_parameters(models).values())
 
 

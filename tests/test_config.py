@@ -61,6 +61,7 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("fed.straggler=deadline", "say with fed.deadline_seconds how long a client may compute in a round"),
         ("fed.participation=0", "must be above 0 and at most 1"),
         ("fed.resident=-1", "fed.resident=-1: must be at least 0"),
+        ("lora.cut_rank=9", "lora.cut_rank=9: must not exceed lora.rank=8"),
         ("lora.dropout=1", "lora.dropout=1.0: must be at least 0 and below 1"),
         ("data.path=/silo/{client}", "data.validation_path"),
         ("data.partition=dirichlet_label", "say by which field with data.label_field"),

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +21,15 @@ from splitcom_dist.models.families import family_of
 from splitcom_dist.models.split import Part
 
 
-def peft_config(model_type: str, lora: LoraConfig, base: str) -> peft.LoraConfig:
-    """The adapter's configuration as peft writes it; targets default to the family's attention projections."""
+def peft_config(model_type: str, lora: LoraConfig, base: str, at_cut: Collection[int] = ()) -> peft.LoraConfig:
+    """The adapter's configuration as peft writes it; targets default to the family's attention projections.
+
+    Blocks `at_cut` have `lora.cut_rank`, where that is set. There is no alpha_pattern, so peft scales them by alpha
+    over their own rank, as it does any adapter: so that one learning rate suits every rank (LoRA, section 4.1).
+    """
     return peft.LoraConfig(
         r=lora.rank,
+        rank_pattern=_rank_pattern(model_type, lora, at_cut),
         lora_alpha=cast(int, lora.alpha),
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules or family_of(model_type).lora_targets),
@@ -34,13 +39,24 @@ def peft_config(model_type: str, lora: LoraConfig, base: str) -> peft.LoraConfig
     )
 
 
-def attach_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PreTrainedModel:
-    """Insert trainable adapters in place; A is uniform as in peft, B zero.
+def _rank_pattern(model_type: str, lora: LoraConfig, at_cut: Collection[int]) -> dict[str, int]:
+    """Ranks other than `lora.rank`, by a regular expression for the modules of a block."""
+    if lora.cut_rank is None:
+        return {}
+    if not at_cut:
+        raise ValueError("lora.cut_rank is set: say which blocks are at a cut")
+    blocks = family_of(model_type).blocks
+    return {rf"{blocks}\.{block}\..*": lora.cut_rank for block in sorted(at_cut)}
 
-    A is drawn from (seed, module name), so a split model starts from exactly the adapters of the whole one.
+
+def attach_lora(model: PreTrainedModel, lora: LoraConfig, seed: int, at_cut: Collection[int] = ()) -> PreTrainedModel:
+    """Insert trainable adapters in place; A is uniform as in peft, B zero. Blocks `at_cut` have `lora.cut_rank`.
+
+    A is drawn from (seed, module name) row by row, so a split model starts from exactly the adapters of the whole one,
+    and one of a lower rank from the first rows of a higher one's.
     Raises UserError when no module of the part has a target's name.
     """
-    insert_lora(model, lora)
+    insert_lora(model, lora, at_cut)
     for name, parameter in adapter_parameters(model).items():
         if ".lora_A." in name:
             digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
@@ -52,10 +68,11 @@ def attach_lora(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PreTrain
     return model
 
 
-def insert_lora(model: PreTrainedModel, lora: LoraConfig) -> None:
+def insert_lora(model: PreTrainedModel, lora: LoraConfig, at_cut: Collection[int] = ()) -> None:
     """Insert adapters with whatever values peft gives them; enough to count them. Raises UserError."""
+    config = peft_config(model.config.model_type, lora, "", at_cut)
     try:
-        peft.inject_adapter_in_model(peft_config(model.config.model_type, lora, ""), model)
+        peft.inject_adapter_in_model(config, model)
     except ValueError as error:
         raise UserError(f"lora.target_modules={lora.target_modules}: {str(error).splitlines()[0][:200]}") from None
 

@@ -6,6 +6,7 @@ the model is still without storage, so their weights are never read from disk.
 """
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -49,6 +50,17 @@ def parts_of(cut_layer: int, block_count: int, tail_layers: int) -> dict[str, Pa
     """Every part of a run's shape by name, the whole model among them."""
     parts = {"head": head(cut_layer), "body": body(cut_layer, block_count, tail_layers), "whole": whole(block_count)}
     return parts | ({"tail": tail(block_count, tail_layers)} if tail_layers else {})
+
+
+def cuts_of(config: Config, block_count: int) -> frozenset[int]:
+    """Every cut of a run, named by the block behind it; in the U-shape also that before the tail."""
+    model = config.model
+    return frozenset({model.cut_layer} | ({block_count - model.tail_layers} if model.tail_layers else set()))
+
+
+def blocks_at(cuts: Iterable[int]) -> frozenset[int]:
+    """The blocks next to any of the cuts: the last one before it and the first one behind it."""
+    return frozenset(block for cut in cuts for block in (cut - 1, cut))
 
 
 HELD_BY = {

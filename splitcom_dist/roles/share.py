@@ -12,7 +12,7 @@ from splitcom_dist.config import Config
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.lora import adapter_parameters, attach_lora, is_in_part
 from splitcom_dist.models.sources import ModelSource
-from splitcom_dist.models.split import HELD_BY, Part, load_part, parts_of, tie_tail
+from splitcom_dist.models.split import HELD_BY, Part, blocks_at, cuts_of, load_part, parts_of, tie_tail
 from splitcom_dist.shards import training_shards, validation_samples
 from splitcom_dist.world import World
 
@@ -50,8 +50,9 @@ def load_share(config: Config, world: World, source: ModelSource, device: torch.
     models = {name: load_part(source, cuts[name], dtype) for name in HELD_BY[role] if name in cuts}
     if "tail" in models:
         tie_tail(models["head"], models["tail"])
+    at_cut = blocks_at(cuts_of(config, source.block_count))
     for model in models.values():
-        attach_lora(model, config.lora, config.train.seed)
+        attach_lora(model, config.lora, config.train.seed, at_cut)
         cast(nn.Module, model).to(device)
     if role == "client":
         shards = training_shards(config, source.tokenizer(), world.layout.clients_of(world.rank))

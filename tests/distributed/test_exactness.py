@@ -1,5 +1,6 @@
 """The oracle: with codec none a split run is the one-process run, loss by loss and adapter by adapter."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ def one_process(config: Config) -> tuple[list[float], dict[str, Tensor]]:
     Where the clients' heads never train, neither do those blocks here.
     """
     source = find_model(config.model.name)
-    model = attach_lora(load_part(source, whole(source.block_count), torch.float32), config.lora, config.train.seed)
+    base, seed = load_part(source, whole(source.block_count), torch.float32), config.train.seed
+    model = attach_lora(base, config.lora, seed, next_to_cuts(config, source.block_count))
     layout = layout_for(config)
     shards = training_shards(config, source.tokenizer(), range(layout.clients))
     sizes = tuple(len(shards[client]) for client in range(layout.clients))
@@ -87,6 +89,12 @@ def one_process(config: Config) -> tuple[list[float], dict[str, Tensor]]:
         optimizer.step()
         losses.append(float(total.detach()) / count)
     return losses, {name: parameter.detach() for name, parameter in parameters.items()}
+
+
+def next_to_cuts(config: Config, block_count: int) -> list[int]:
+    """The blocks either side of the cut, and in the U-shape of the second one."""
+    cut, tail = config.model.cut_layer, config.model.tail_layers
+    return sorted({cut - 1, cut} | ({block_count - tail - 1, block_count - tail} if tail else set()))
 
 
 def u_shape_losses(rows: np.ndarray) -> list[float]:
@@ -164,3 +172,29 @@ def test_very_unequal_shards_equal_one_process(tail: int, model_folders: dict[st
     assert_same_run(tmp_path / "run", config, steps=2 * -(-max(sizes) // 4))
     rounds = read(tmp_path / "run" / "run.h5", "rounds")
     assert set(rounds["participants"].tolist()) == {0, 1}, "some steps lack a client"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("family", "cut", "tail", "lower"),
+    [("llama", 1, 0, {0, 1}), ("gpt2", 2, 1, {1, 2, 3})],
+    ids=["standard", "u_shape"],
+)
+def test_a_lower_rank_at_the_cut_equals_one_process(
+    family: str, cut: int, tail: int, lower: set[int], optimizer: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The export is what peft loads: it names the ranks, and evaluates to the perplexity that the run ended with."""
+    clients, run = 1 if optimizer == "adamw" else 3, tmp_path / "run"
+    overrides = [*settings(model_folders[family], clients, cut, optimizer, tail), "lora.cut_rank=2"]
+    outcome = run_command(["train", *overrides, "--out", str(run)])
+    assert outcome.code == 0, outcome.stderr
+    assert_same_run(run, load_config([], overrides))
+    for name, tensor in load_file(run / "adapter" / "adapter_model.safetensors").items():
+        found = tensor.shape[0 if ".lora_A." in name else 1]
+        block = int(next(part for part in name.split(".") if part.isdigit()))
+        assert found == (2 if block in lower else 4), name
+    outcome = run_command(["evaluate", str(run), "--no-generation"])
+    assert outcome.code == 0, outcome.stderr
+    evaluated, summary = (json.loads((run / f"{name}.json").read_text()) for name in ("evaluation", "summary"))
+    assert evaluated["ppl"] == pytest.approx(summary["ppl"], rel=1e-6)
+    assert summary["ppl"] < 0.95 * summary["untuned_ppl"]

@@ -13,10 +13,11 @@ from splitcom_dist.config_files import load_config, preset_folder
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.lora import adapter_parameters, attach_lora
 from splitcom_dist.models.sources import ModelSource, find_model
-from splitcom_dist.models.split import load_part, parts_of, trained_by_clients
+from splitcom_dist.models.split import blocks_at, cuts_of, load_part, parts_of, trained_by_clients
 from splitcom_dist.predict import LinkBytes, predict_adapters, predict_links
 from splitcom_dist.schedule import Schedule, schedule_for
 from splitcom_dist.shards import training_shards
+from splitcom_dist.telemetry.summary import megabytes
 
 
 def overrides(model: Path, shape: str, codec: str, *extra: str) -> list[str]:
@@ -54,9 +55,9 @@ def predicted(config: Config) -> tuple[ModelSource, Schedule, dict[str, LinkByte
 
 def predicted_adapters(config: Config, source: ModelSource, schedule: Schedule) -> int:
     parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
-    elements = {}
+    elements, at_cut = {}, blocks_at(cuts_of(config, source.block_count))
     for name, part in parts.items():
-        model = attach_lora(load_part(source, part, torch.float32), config.lora, 0)
+        model = attach_lora(load_part(source, part, torch.float32), config.lora, 0, at_cut)
         elements[name] = sum(parameter.numel() for parameter in adapter_parameters(model).values())
     of_clients = sum(elements[name] for name in trained_by_clients(config))
     return predict_adapters(config, schedule, of_clients, elements["body"])
@@ -103,6 +104,18 @@ def test_resting_runs_send_exactly_what_was_predicted(
         assert count.most == found["wire_bytes"], link
         assert (count.raw_padded, count.raw_real) == (found["raw_padded_bytes"], found["raw_real_bytes"])
     assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
+
+
+def test_the_adapters_of_a_lower_rank_at_the_cut_are_foreseen(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """In the dry run as well, which counts without weights."""
+    settings = overrides(model_folders["llama"], "u_shape", "none", "lora.cut_rank=3", "train.epochs=1")
+    summary, config = trained(settings, tmp_path / "run")
+    source, schedule, _ = predicted(config)
+    assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
+    config.lora.cut_rank = None
+    assert predicted_adapters(config, source, schedule) > summary["adapter_bytes"]
+    outcome = run_command(["train", *settings, "--dry-run"])
+    assert f"adapters {megabytes(summary['adapter_bytes'])}" in " ".join(outcome.stdout.split()), outcome.stdout
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ from splitcom_dist.models.lora import (
     adapter_parameters,
     attach_lora,
     flatten,
+    insert_lora,
     is_in_part,
     peft_config,
     save_adapter,
@@ -21,6 +22,7 @@ from splitcom_dist.models.lora import (
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.models.split import (
     AbsentBlock,
+    blocks_at,
     body,
     check_cut,
     forward_blocks,
@@ -119,6 +121,52 @@ def test_saved_adapter_loads_with_peft(family: str, model_folders: dict[str, Pat
     loaded = peft.PeftModel.from_pretrained(base, tmp_path)
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cuts", [{1}, {3}, {1, 2}], ids=str)
+def test_a_lower_rank_at_the_cut(family: str, cuts: set[int], model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """It begins with the first rows of the full rank's, is scaled by alpha over itself, and peft loads it."""
+    import peft
+
+    source, lower = find_model(str(model_folders[family])), {cut - 1 for cut in cuts} | cuts
+    assert blocks_at(cuts) == lower
+    lora = LoraConfig(rank=4, cut_rank=2, alpha=16.0)
+    full = attach_lora(load_part(source, whole(4), torch.float32), LoraConfig(rank=4), seed=7)
+    model = attach_lora(load_part(source, whole(4), torch.float32), lora, seed=7, at_cut=lower)
+    layout = family_of(source.config.model_type)
+    for index, block in enumerate(getattr(decoder_of(model, layout), layout.blocks)):
+        for module in block.modules():
+            if isinstance(module, peft.tuners.lora.LoraLayer):
+                rank = 2 if index in lower else 4
+                assert (module.r["default"], module.scaling["default"]) == (rank, 16.0 / rank)
+    others = adapter_parameters(full)
+    for name, parameter in adapter_parameters(model).items():
+        if ".lora_A." in name:
+            assert torch.equal(parameter, others[name][: len(parameter)]), name
+        else:
+            parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(sum(map(ord, name))))
+    save_adapter(
+        tmp_path, adapter_parameters(model), peft_config(source.config.model_type, lora, str(source.folder), lower)
+    )
+    base = transformers.AutoModelForCausalLM.from_pretrained(source.folder)
+    with torch.no_grad():
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path)
+        assert torch.equal(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
+def test_a_block_of_two_digits_is_not_taken_for_its_first(model_folders: dict[str, Path]) -> None:
+    source = find_model(str(model_folders["gpt2"]))
+    source.config.num_hidden_layers = 13
+    model = outline_part(source, whole(13))
+    insert_lora(model, LoraConfig(rank=4, cut_rank=2), at_cut={0, 1})
+    ranks = [parameter.shape[0] for name, parameter in adapter_parameters(model).items() if ".lora_A." in name]
+    assert sorted(ranks) == [2, 2, *[4] * 11]
+
+
+def test_which_blocks_are_at_the_cut_must_be_said(model_folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="which blocks"):
+        peft_config("gpt2", LoraConfig(cut_rank=2), "")
 
 
 def test_dropout_of_the_frozen_blocks_is_off_unless_asked_for(model_folders: dict[str, Path]) -> None:
