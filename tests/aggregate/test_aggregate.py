@@ -1,0 +1,131 @@
+"""Against the exact mean of the products: who is exact when, and what the nearest of a rank is."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from splitcom_dist.aggregate.factors import Factors, joined, padded, split, truncated
+from splitcom_dist.aggregate.stack import stack
+from splitcom_dist.aggregate.svd import filled, svd
+from splitcom_dist.aggregate.zero_pad import kept_alive, zero_pad
+
+IN, OUT = 12, 9
+RANKS = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+SEEDS = st.integers(0, 1000)
+
+
+def clients_of(ranks: list[int], seed: int, inside: int = IN, out: int = OUT) -> tuple[list[Factors], list[float]]:
+    """Random factors of these ranks in float64, and weights that do not sum to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    weights = (10 * torch.rand(len(ranks), generator=generator) + 0.1).tolist()
+    return [Factors(draw(rank, inside), draw(out, rank)) for rank in ranks], weights
+
+
+def mean_product(clients: list[Factors], weights: list[float]) -> Tensor:
+    total = sum(weights)
+    return torch.stack([w / total * c.b @ c.a for c, w in zip(clients, weights, strict=True)]).sum(0)
+
+
+def error(found: Factors, exact: Tensor) -> float:
+    return float((found.product - exact).norm() / exact.norm())
+
+
+@given(RANKS, SEEDS)
+def test_a_stack_is_exact_for_equal_and_for_unequal_ranks(ranks: list[int], seed: int) -> None:
+    clients, weights = clients_of(ranks, seed)
+    found = stack(clients, weights)
+    assert found.rank == sum(ranks)
+    assert error(found, mean_product(clients, weights)) < 1e-12
+
+
+@given(RANKS, SEEDS)
+def test_an_svd_of_all_ranks_together_is_exact(ranks: list[int], seed: int) -> None:
+    clients, weights = clients_of(ranks, seed)
+    found = svd(clients, weights, sum(ranks))
+    assert found.rank == min(sum(ranks), OUT)
+    assert error(found, mean_product(clients, weights)) < 1e-12
+
+
+@given(st.integers(1, 4), st.integers(1, 4), SEEDS)
+def test_for_equal_ranks_that_share_a_factor_an_svd_of_their_rank_is_exact(rank: int, count: int, seed: int) -> None:
+    """As after the first step, where every client's A is still the common one; then the mean of factors is, too."""
+    clients, weights = clients_of([rank] * count, seed)
+    clients = [Factors(clients[0].a, client.b) for client in clients]
+    for found in (svd(clients, weights, rank), zero_pad(clients, weights, rank)):
+        assert found.rank == rank
+        assert error(found, mean_product(clients, weights)) < 1e-12
+
+
+@given(RANKS, st.integers(1, 8), SEEDS)
+def test_no_matrix_of_the_rank_is_nearer_than_the_svd(ranks: list[int], rank: int, seed: int) -> None:
+    """Its first rows too are the nearest of their rank: what a client of that rank is given."""
+    clients, weights = clients_of(ranks, seed)
+    exact, found = mean_product(clients, weights), svd(clients, weights, rank)
+    values = torch.linalg.svdvals(exact)
+    for lower in range(1, rank + 1):
+        left = values[lower:].norm() / values.norm()
+        assert error(truncated(found, lower), exact) == pytest.approx(float(left), abs=1e-12)
+        padding = error(truncated(zero_pad(clients, weights, 8), lower), exact)
+        assert error(truncated(found, lower), exact) <= padding + 1e-12
+    lengths = found.a.norm(dim=1)
+    assert torch.allclose(lengths, torch.ones_like(lengths)), "a row of A that could not train"
+
+
+@given(st.integers(1, 4), st.integers(1, 4), SEEDS)
+def test_for_equal_ranks_zero_padding_is_plain_averaging_of_the_factors(rank: int, count: int, seed: int) -> None:
+    clients, weights = clients_of([rank] * count, seed)
+    found, total = zero_pad(clients, weights, rank), sum(weights)
+    for kind in ("a", "b"):
+        mean = sum(w / total * getattr(c, kind) for c, w in zip(clients, weights, strict=True))
+        assert torch.allclose(getattr(found, kind), mean, rtol=1e-12)
+
+
+@given(RANKS, SEEDS)
+def test_padding_and_filling_leave_the_product(ranks: list[int], seed: int) -> None:
+    (own, fresh), _ = clients_of([ranks[0], 5], seed)
+    for found in (padded(own, 5), filled(own, fresh)):
+        assert found.rank == 5 and torch.equal(truncated(found, own.rank).a, own.a)
+        assert torch.allclose(found.product, own.product, rtol=1e-12)
+    assert filled(own, fresh).a.ne(0).any(1).all(), "a row that could not train"
+
+
+def test_what_is_padded_has_no_gradient() -> None:
+    (own,), _ = clients_of([2], 3)
+    wide = padded(own, 5)
+    a, b = wide.a.requires_grad_(), wide.b.requires_grad_()
+    (b @ a @ torch.randn(IN, 3, dtype=torch.float64)).pow(2).sum().backward()
+    assert a.grad is not None and b.grad is not None
+    assert a.grad[:2].ne(0).all() and not a.grad[2:].any() and not b.grad[:, 2:].any()
+
+
+def test_rows_that_nobody_held_stay_as_they_were() -> None:
+    (low, also_low, before), _ = clients_of([2, 2, 4], 5)
+    found = kept_alive(zero_pad([low, also_low], [1.0, 3.0], 4), before)
+    assert torch.equal(found.a[2:], before.a[2:]) and torch.equal(found.b[:, 2:], before.b[:, 2:])
+    assert torch.allclose(found.a[:2], 0.25 * low.a + 0.75 * also_low.a)
+    unused = Factors(torch.ones(2, IN), torch.zeros(OUT, 2))  # a fresh adapter: B is zero, and held all the same
+    assert torch.equal(kept_alive(unused, Factors(torch.zeros(2, IN), unused.b)).a, unused.a)
+
+
+@given(RANKS, SEEDS)
+def test_flat_vectors_hold_the_factors(ranks: list[int], seed: int) -> None:
+    clients, _ = clients_of(ranks, seed)
+    shapes = [matrix.shape for client in clients for matrix in (client.a, client.b)]
+    for found, client in zip(split(joined(clients), shapes), clients, strict=True):
+        assert torch.equal(found.a, client.a) and torch.equal(found.b, client.b)
+    with pytest.raises((ValueError, RuntimeError)):
+        split(joined(clients)[:-1], shapes)
+
+
+def test_without_a_weight_there_is_no_mean() -> None:
+    clients, _ = clients_of([2, 3], 0)
+    with pytest.raises(ValueError, match="no mean"):
+        stack(clients, [0.0, 0.0])
+
+
+def test_more_ranks_than_the_weight_has_are_no_trouble() -> None:
+    clients, weights = clients_of([4, 4, 4], 1, inside=5, out=3)
+    assert error(svd(clients, weights, 4), mean_product(clients, weights)) < 1e-12
