@@ -21,6 +21,9 @@ class LoraConfig:
     # of the blocks next to a cut, on both sides: a client's last and the server's first, in the U-shape the server's
     # last and the tail's first too; None: rank. alpha stays, so that these are scaled by alpha / cut_rank
     cut_rank: int | None = None
+    # one a logical client, at most rank: the last rows of its A's and columns of its B's are zero and do not train;
+    # every client's change is scaled by alpha / rank, so that changes can be averaged; None: rank for all
+    ranks: list[int] | None = None
     alpha: float = 16.0
     dropout: float = 0.0
     target_modules: list[str] | None = None  # None: the family's attention projections
@@ -74,6 +77,9 @@ class FedConfig:
     # rest of its turns in it, and the others go on without it
     straggler: str = "wait"
     deadline_seconds: float = 0.0
+    # zero_pad: the mean of the factors, padded with zeros; svd: the mean of the products of each client's factors, cut
+    # off at each client's rank
+    rank_aggregation: str = "zero_pad"
     adapter_quantizer: str = "none"  # of adapters on the wire: none (float32), or int8 with error feedback
 
 

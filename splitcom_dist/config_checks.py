@@ -7,7 +7,6 @@ from splitcom_dist.config import (
     DataConfig,
     LinkCodecConfig,
     LinkConfig,
-    LoraConfig,
     gated_links,
     lookup,
     stays_on_device,
@@ -30,6 +29,7 @@ CHOICES = {
     **{f"codec.{link}.store_dtype": ("bfloat16", "float32", "int8") for link in LINKS},
     **{f"codec.{link}.store": ("ram", "disk") for link in LINKS},
     "fed.adapter_quantizer": ("none", "int8"),
+    "fed.rank_aggregation": ("zero_pad", "svd"),
     "fed.lost": ("end", "go_on"),
     "fed.speed.dist": ("none", "uniform", "list"),
     "fed.straggler": ("wait", "deadline"),
@@ -129,7 +129,7 @@ def validate(config: Config) -> None:
         )
     if "{client}" in (config.data.path or "") and config.data.validation_path is None:
         raise UserError("data.path holds {client}: say where the aggregator's is with data.validation_path")
-    _check_ranks(config.lora)
+    _check_ranks(config)
     _check_partition(config.data)
     _check_pace(config)
     thetas = [f"codec.{link}.theta" for link in LINKS]
@@ -182,11 +182,29 @@ def _check_nccl(config: Config) -> None:
         )
 
 
-def _check_ranks(lora: LoraConfig) -> None:
+def _check_ranks(config: Config) -> None:
+    lora, fed = config.lora, config.fed
     if lora.cut_rank is not None and lora.cut_rank > lora.rank:
         raise UserError(
             f"lora.cut_rank={lora.cut_rank}: must not exceed lora.rank={lora.rank}, that of the other blocks; "
             "lower it, or leave it out for one rank everywhere"
+        )
+    if lora.ranks is not None and len(lora.ranks) != fed.clients:
+        raise UserError(f"lora.ranks: {len(lora.ranks)} ranks for fed.clients={fed.clients}; give one for each")
+    for rank in lora.ranks or ():
+        if not 1 <= rank <= lora.rank:
+            raise UserError(f"lora.ranks={rank}: a client's rank is at least 1 and at most lora.rank={lora.rank}")
+    by_svd = fed.rank_aggregation == "svd"
+    if fed.adapter_quantizer != "none" and (by_svd or lora.ranks is not None):
+        key = "fed.rank_aggregation=svd" if by_svd else "lora.ranks"
+        raise UserError(
+            f"{key}: fed.adapter_quantizer={fed.adapter_quantizer} sends changes of one adapter that all have; set "
+            "fed.adapter_quantizer=none"
+        )
+    if by_svd and fed.lost == "go_on":
+        raise UserError(
+            "fed.rank_aggregation=svd: fed.lost=go_on cannot do without a rank that is lost during it; set "
+            "fed.rank_aggregation=zero_pad or fed.lost=end"
         )
 
 

@@ -1,12 +1,14 @@
 """What a run would be, without running it: resolved configuration, roles, memory, and the bytes of every link."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.sharded_weights import slice_bytes
 from splitcom_dist.config import Config
@@ -42,8 +44,11 @@ def describe(config: Config) -> None:
     shards = training_shards(config, source.tokenizer(), range(layout.clients))
     schedule = schedule_for(config, layout, tuple(len(shards[client]) for client in range(layout.clients)))
     parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
-    of_clients = sum(_held(config, source, [parts[name]])[1] for name in trained_by_clients(config)) // 4
-    adapters = predict_adapters(config, schedule, of_clients, _held(config, source, [parts["body"]])[1] // 4)
+    shapes = [shape for name in trained_by_clients(config) for shape in _adapter_shapes(config, source, parts[name])]
+    ranks = Ranks(config.lora.ranks, shapes)
+    factors = [ranks.elements(client) for client in range(layout.clients)]
+    of_clients, of_servers = sum(map(prod, shapes)), _held(config, source, [parts["body"]])[1] // 4
+    adapters = predict_adapters(config, schedule, of_clients, of_servers, factors)
     console = Console(soft_wrap=True)
     console.print(to_yaml(config), highlight=False)
     console.print(_roles(config, source, layout, parts))
@@ -79,6 +84,13 @@ def _roles(config: Config, source: ModelSource, layout: Layout, parts: Mapping[s
         device = planned(config.runtime.device, rank)  # as if all ranks were on this machine
         table.add_row(layout.name_of(rank), device, blocks, *map(megabytes, held[role]))
     return table
+
+
+def _adapter_shapes(config: Config, source: ModelSource, part: Part) -> list[torch.Size]:
+    """Of a part's adapters, in the order of every flat vector."""
+    model = outline_part(source, part)
+    insert_lora(model, config.lora, blocks_at(cuts_of(config, source.block_count)))
+    return [parameter.shape for parameter in adapter_parameters(model).values()]
 
 
 def _held(config: Config, source: ModelSource, owned: Sequence[Part]) -> tuple[int, int]:

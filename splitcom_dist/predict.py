@@ -1,7 +1,7 @@
 """How many bytes a run will hand to its transport: exact where no gate decides and nothing is entropy-coded, else two
 bounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from splitcom_dist.codec.rivals.delta import delta_bytes, whole_bytes
 from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
 from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.compressed_mean import ANNOUNCEMENT, CHECKSUM, packet_bytes
+from splitcom_dist.comm.factors import answer_bytes, factor_bytes
 from splitcom_dist.comm.gradients import gradient_bytes
 from splitcom_dist.config import Config, LinkCodecConfig, head_trains, names_samples
 from splitcom_dist.data.tokens import Sample
@@ -54,8 +55,11 @@ def predict_links(
     }
 
 
-def predict_adapters(config: Config, schedule: Schedule, of_clients: int, of_servers: int) -> int:
-    """Bytes of averaging, of the servers' gradients and of the adapter that one of them sends, from elements of each.
+def predict_adapters(
+    config: Config, schedule: Schedule, of_clients: int, of_servers: int, factors: Sequence[int] = ()
+) -> int:
+    """Bytes of averaging, of the servers' gradients and of the adapter that one of them sends, from elements of each;
+    `factors` are those of every logical client, where the aggregator averages their products.
 
     For `rest.policy=gain` at most.
     """
@@ -73,6 +77,9 @@ def predict_adapters(config: Config, schedule: Schedule, of_clients: int, of_ser
             + gradients
             + evaluations * (CHECKSUM + packet_bytes(of_servers))
         )
+    if config.fed.rank_aggregation == "svd":
+        told = factor_bytes(averagings * config.fed.clients, sum(factors[c] for own in _trained(schedule) for c in own))
+        return told + averagings * answer_bytes(ranks, of_clients) + gradients + evaluations * 4 * of_servers
     # A weight goes along. In an all-reduce the aggregator, which only listens, gives as much as the others; in a star
     # it gives the sum to each of them.
     vectors = 2 * ranks if config.fed.lost == "go_on" else ranks + 1
@@ -81,14 +88,18 @@ def predict_adapters(config: Config, schedule: Schedule, of_clients: int, of_ser
 
 def _packets(schedule: Schedule) -> int:
     """Shares of averages over the whole run: a rank none of whose clients has trained since the last gives none."""
-    packets, trained = 0, set[int]()
+    return sum(len({schedule.layout.rank_of(client) for client in clients}) for clients in _trained(schedule))
+
+
+def _trained(schedule: Schedule) -> Iterator[set[int]]:
+    """For every average the logical clients that have trained since the last one."""
+    trained = set[int]()
     for step in range(schedule.total_steps):
         if schedule.tails_train or schedule.mode(step) is Mode.TRAIN:
-            trained |= {schedule.layout.rank_of(client) for client in schedule.active_clients(step)}
+            trained |= set(schedule.active_clients(step))
         if schedule.averages_after(step):
-            packets += len(trained)
-            trained.clear()
-    return packets
+            yield trained
+            trained = set()
 
 
 def _predict(

@@ -62,6 +62,9 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("fed.participation=0", "must be above 0 and at most 1"),
         ("fed.resident=-1", "fed.resident=-1: must be at least 0"),
         ("lora.cut_rank=9", "lora.cut_rank=9: must not exceed lora.rank=8"),
+        ("lora.ranks=[8,4]", "lora.ranks: 2 ranks for fed.clients=3; give one for each"),
+        ("lora.ranks=[8,4,0]", "lora.ranks=0: a client's rank is at least 1 and at most lora.rank=8"),
+        ("lora.ranks=[8,4,9]", "lora.ranks=9: a client's rank is at least 1 and at most lora.rank=8"),
         ("lora.dropout=1", "lora.dropout=1.0: must be at least 0 and below 1"),
         ("data.path=/silo/{client}", "data.validation_path"),
         ("data.partition=dirichlet_label", "say by which field with data.label_field"),
@@ -89,6 +92,17 @@ def test_heads_cannot_rest_where_clients_may_be_late() -> None:
     late = ["fed.straggler=deadline", "fed.deadline_seconds=1"]
     with pytest.raises(UserError, match=r"set rest\.policy=never or fed\.straggler=wait"):
         load_config([], ["codec=video", "rest.policy=every_k", *late])
+
+
+def test_unequal_ranks_cannot_be_sent_as_changes_of_one_adapter() -> None:
+    for key in ("fed.rank_aggregation=svd", "lora.ranks=[8,4,2]"):
+        with pytest.raises(UserError, match=r"set fed\.adapter_quantizer=none$"):
+            load_config([], [key, "fed.adapter_quantizer=int8"])
+
+
+def test_products_are_not_averaged_without_a_lost_rank() -> None:
+    with pytest.raises(UserError, match=r"set fed\.rank_aggregation=zero_pad or fed\.lost=end"):
+        load_config([], ["fed.rank_aggregation=svd", "fed.lost=go_on"])
 
 
 def test_a_pool_is_not_divided_where_every_client_has_its_own_files() -> None:

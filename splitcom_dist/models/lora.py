@@ -40,13 +40,16 @@ def peft_config(model_type: str, lora: LoraConfig, base: str, at_cut: Collection
 
 
 def _rank_pattern(model_type: str, lora: LoraConfig, at_cut: Collection[int]) -> dict[str, int]:
-    """Ranks other than `lora.rank`, by a regular expression for the modules of a block."""
+    """Ranks other than `lora.rank`, by a regular expression for the modules that have them.
+
+    One for all blocks: peft warns of an expression that nothing fits, as one block's in a part that lacks it.
+    """
     if lora.cut_rank is None:
         return {}
     if not at_cut:
         raise ValueError("lora.cut_rank is set: say which blocks are at a cut")
-    blocks = family_of(model_type).blocks
-    return {rf"{blocks}\.{block}\..*": lora.cut_rank for block in sorted(at_cut)}
+    either = "|".join(map(str, sorted(at_cut)))
+    return {rf"{family_of(model_type).blocks}\.({either})\..*": lora.cut_rank}
 
 
 def attach_lora(model: PreTrainedModel, lora: LoraConfig, seed: int, at_cut: Collection[int] = ()) -> PreTrainedModel:

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from splitcom_dist.aggregate.ranks import Ranks
+from splitcom_dist.comm.circle import Ring
+from splitcom_dist.comm.factors import FactorHub
 from splitcom_dist.comm.reduce import make_averaging, make_receiving
 from splitcom_dist.control.choice import make_controller
 from splitcom_dist.control.controller import Observation
@@ -38,7 +41,12 @@ class AggregatorRole:
     """Holds the whole model, to evaluate what the others train. `validation` is the held-out split."""
 
     def __init__(
-        self, context: Context, whole: WholeModel, validation: Sequence[Sample], directory: RunDirectory
+        self,
+        context: Context,
+        whole: WholeModel,
+        validation: Sequence[Sample],
+        directory: RunDirectory,
+        ranks: Ranks,
     ) -> None:
         self.context = context
         self.model = whole.model
@@ -49,6 +57,12 @@ class AggregatorRole:
         self._adapter = flatten(whole.of_clients)
         quantizer, of_servers = context.config.fed.adapter_quantizer, flatten(whole.of_servers)
         self.averaging = make_averaging(quantizer, self._adapter, context.world.circle)
+        self.ranks = ranks
+        self.factors: FactorHub | None = None
+        if context.config.fed.rank_aggregation == "svd":
+            ring = context.world.circle
+            assert isinstance(ring, Ring)
+            self.factors = FactorHub(ring.group, context.world.layout, ranks)
         self.receiving = make_receiving(quantizer, of_servers)
         self.controller = make_controller(context.config)
         self.rest = Gain(context.config.rest) if context.config.rest.policy == "gain" else None
@@ -115,9 +129,13 @@ class AggregatorRole:
         world = self.context.world
         world.await_round(step)
         started = time.perf_counter()
-        mean, weight, size = self.averaging.mean(None, 0.0, step)
+        before = flatten(self.whole.of_clients)
+        if self.factors is None:
+            mean, weight, size = self.averaging.mean(None, 0.0, step)
+        else:
+            mean, weight, size = self.factors.mean(before, step)
         if weight:  # else nobody who is left has trained since the last one
-            unflatten_into(mean, self.whole.of_clients)
+            unflatten_into(self.ranks.kept(mean, before), self.whole.of_clients)
         self.context.ledger.adapters(size)
         epoch = self.context.schedule.epoch_of(step)
         record_round(self.context.log, step, epoch, 0, weight, size, time.perf_counter() - started)

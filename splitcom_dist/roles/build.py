@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.codec.ends import make_decoder, make_encoder
 from splitcom_dist.codec.labels import LabelCache, LabelSender
 from splitcom_dist.codec.prefix import KeyBook, PrefixTree
@@ -52,15 +53,19 @@ def _client(context: Context, share: Share, directory: RunDirectory) -> ClientRo
     world = context.world
     edge = _edge(context, world.rank, peer=world.layout.server_of(world.rank))
     trained = [parameter for part in trained_by_clients(context.config) for parameter in share.adapter(part)]
-    start = flatten(trained)
+    start, ranks = flatten(trained), _ranks(context, trained)
     clients = _roster(
         context,
         directory,
         lambda number: _logical_client(context, number, share.shards[number], trained, edge, directory),
     )
     if "tail" in share.parts:
-        return UClientRole(context, share.parts["head"], share.parts["tail"], edge, clients, start)
-    return ClientRole(context, share.parts["head"], edge, clients, start)
+        return UClientRole(context, share.parts["head"], share.parts["tail"], edge, clients, start, ranks)
+    return ClientRole(context, share.parts["head"], edge, clients, start, ranks)
+
+
+def _ranks(context: Context, trained: Sequence[nn.Parameter]) -> Ranks:
+    return Ranks(context.config.lora.ranks, [parameter.shape for parameter in trained])
 
 
 def _roster(context: Context, directory: RunDirectory, make: Callable[[int], M]) -> Roster[M]:
@@ -118,7 +123,7 @@ def _aggregator(context: Context, share: Share, directory: RunDirectory) -> Aggr
         [parameter for part in trained_by_clients(context.config) for parameter in share.adapter(part)],
         share.adapter("body"),
     )
-    return AggregatorRole(context, whole, share.validation, directory)
+    return AggregatorRole(context, whole, share.validation, directory, _ranks(context, whole.of_clients))
 
 
 def _edge(context: Context, client_rank: int, peer: int) -> Edge:

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.ragged import to_ragged
 from splitcom_dist.codec.visit import Visit
+from splitcom_dist.comm.circle import Ring
+from splitcom_dist.comm.factors import FactorSpoke
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.comm.reduce import make_averaging
 from splitcom_dist.data.batching import Batch, collate
@@ -35,15 +38,27 @@ class ClientRole:
     """Blocks 0..cut_layer-1 and the text of its logical clients. `edge` leads to its server."""
 
     def __init__(
-        self, context: Context, head: PreTrainedModel, edge: Edge, clients: Roster[LogicalClient], start: Tensor
+        self,
+        context: Context,
+        head: PreTrainedModel,
+        edge: Edge,
+        clients: Roster[LogicalClient],
+        start: Tensor,
+        ranks: Ranks,
     ) -> None:
-        """`start` (n,) is the adapter before training."""
+        """`start` (n,) is the adapter before training, of which clients hold what their `ranks` allow."""
         self.attendance = Attendance(context.world, edge)
         self.context = context
         self.head = head
         self.edge = edge
         self.clients = clients
         self.averaging = make_averaging(context.config.fed.adapter_quantizer, start, context.world.circle)
+        self.ranks = ranks
+        self.factors: FactorSpoke | None = None
+        if context.config.fed.rank_aggregation == "svd":
+            ring, world = context.world.circle, context.world
+            assert isinstance(ring, Ring)
+            self.factors = FactorSpoke(ring.group, world.layout, world.rank, ranks)
         self.mean = start  # the newest one, from which everybody goes on who has not trained since
         self.weights: dict[int, int] = {}  # target tokens of those who have, by client
         self.pace = Pace(context.config.fed, context.config.train.seed)
@@ -105,7 +120,7 @@ class ClientRole:
         client.optimizer.catch_up(step)
         lr = client.optimizer.lr
         if client.id not in self.weights:
-            unflatten_into(self.mean, client.adapter)
+            unflatten_into(self.ranks.share(self.mean, client.id), client.adapter)
         client.enter()
         loss = self.turn(client, samples, batch, step)
         if self.trains(step):
@@ -205,12 +220,8 @@ class ClientRole:
         world = self.context.world
         world.announce(f"round/{step}")  # the aggregator waits for this, not inside the sum
         started = time.perf_counter()
-        weighted, weight = torch.zeros_like(self.mean), sum(self.weights.values())
-        for number in sorted(self.weights):
-            weighted += self.weights[number] * self.adapter_of(number)
-        own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
-        mean, total, size = self.averaging.mean(own, weight, step)
-        self.mean = mean if total else self.mean
+        mean, total, size = self.take_mean(step)
+        self.mean = self.ranks.kept(mean, self.mean) if total else self.mean
         world.hold(size, started)
         participants = len(self.weights)
         self.weights.clear()
@@ -218,6 +229,16 @@ class ClientRole:
         epoch = self.context.schedule.epoch_of(step)
         seconds = time.perf_counter() - started
         record_round(self.context.log, step, epoch, participants, total, size, seconds)
+
+    def take_mean(self, step: int) -> tuple[Tensor, float, int]:
+        """The mean (n,), the total weight and the bytes handed over."""
+        if self.factors is not None:
+            return self.factors.mean(self.weights, self.adapter_of, step)
+        weighted, weight = torch.zeros_like(self.mean), sum(self.weights.values())
+        for number in sorted(self.weights):
+            weighted += self.weights[number] * self.adapter_of(number)
+        own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
+        return self.averaging.mean(own, weight, step)
 
     def adapter_of(self, number: int) -> Tensor:
         """The adapter (n,) of a client that has trained, in memory or parked."""

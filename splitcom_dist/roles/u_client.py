@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.comm.link import Edge
@@ -29,8 +30,9 @@ class UClientRole(ClientRole):
         edge: Edge,
         clients: Roster[LogicalClient],
         start: Tensor,
+        ranks: Ranks,
     ) -> None:
-        super().__init__(context, head, edge, clients, start)
+        super().__init__(context, head, edge, clients, start, ranks)
         self.tail = tail
 
     @property

@@ -4,12 +4,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from splitcom_dist.aggregate.factors import Factors, joined, padded, split, truncated
+from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.aggregate.stack import stack
 from splitcom_dist.aggregate.svd import filled, svd
 from splitcom_dist.aggregate.zero_pad import kept_alive, zero_pad
+from splitcom_dist.config import TrainConfig
+from splitcom_dist.training import AdapterOptimizer
 
 IN, OUT = 12, 9
 RANKS = st.lists(st.integers(1, 4), min_size=1, max_size=4)
@@ -19,7 +22,10 @@ SEEDS = st.integers(0, 1000)
 def clients_of(ranks: list[int], seed: int, inside: int = IN, out: int = OUT) -> tuple[list[Factors], list[float]]:
     """Random factors of these ranks in float64, and weights that do not sum to 1."""
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
     weights = (10 * torch.rand(len(ranks), generator=generator) + 0.1).tolist()
     return [Factors(draw(rank, inside), draw(out, rank)) for rank in ranks], weights
 
@@ -92,13 +98,32 @@ def test_padding_and_filling_leave_the_product(ranks: list[int], seed: int) -> N
     assert filled(own, fresh).a.ne(0).any(1).all(), "a row that could not train"
 
 
-def test_what_is_padded_has_no_gradient() -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_is_padded_neither_trains_nor_drifts(optimizer: str) -> None:
     (own,), _ = clients_of([2], 3)
     wide = padded(own, 5)
-    a, b = wide.a.requires_grad_(), wide.b.requires_grad_()
-    (b @ a @ torch.randn(IN, 3, dtype=torch.float64)).pow(2).sum().backward()
-    assert a.grad is not None and b.grad is not None
-    assert a.grad[:2].ne(0).all() and not a.grad[2:].any() and not b.grad[:, 2:].any()
+    a, b = nn.Parameter(wide.a.clone()), nn.Parameter(wide.b.clone())
+    training = AdapterOptimizer([a, b], TrainConfig(optimizer=optimizer, weight_decay=0.1, lr=0.01), total_steps=9)
+    for _ in range(5):
+        (b @ a @ torch.randn(IN, 3, dtype=torch.float64)).pow(2).sum().backward()
+        training.step()
+    assert not a[2:].any() and not b[:, 2:].any()
+    assert a[:2].ne(own.a).all() and b[:, :2].ne(own.b).all()
+
+
+def test_a_client_holds_its_rank_of_every_factor_and_sends_no_zeros() -> None:
+    """Where a weight has a lower rank than the client, as next to a cut, all of it."""
+    (high, low), _ = clients_of([4, 2], 7)
+    shapes = [matrix.shape for each in (high, low) for matrix in (each.a, each.b)]
+    ranks, whole = Ranks([3, 4], shapes), joined([high, low])
+    first, second = split(ranks.share(whole, 0), shapes)
+    assert torch.equal(first.a[:3], high.a[:3]) and not first.a[3:].any() and not first.b[:, 3:].any()
+    assert torch.equal(second.a, low.a) and torch.equal(ranks.share(whole, 1), whole)
+    packed = ranks.packed(whole, 0)
+    assert len(packed) == ranks.elements(0) == 5 * (IN + OUT)
+    assert torch.equal(ranks.unpacked(packed, 0)[0].product, high.b[:, :3] @ high.a[:3])
+    everybody = Ranks(None, shapes)
+    assert torch.equal(everybody.share(whole, 0), whole) and everybody.elements(0) == len(whole)
 
 
 def test_rows_that_nobody_held_stay_as_they_were() -> None:

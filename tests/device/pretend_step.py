@@ -24,6 +24,7 @@ from conftest import CONFIGS
 from pretend_device import PretendDevice, register
 from torch import Tensor
 
+from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.labels import LabelCache
 from splitcom_dist.codec.prefix import KeyBook
@@ -106,11 +107,11 @@ def visits(config: Config, context: Context, pretend: PretendDevice) -> list[dic
     book = KeyBook() if names_samples(config) else None
     served = ServedClient(0, down, incoming, outgoing, book, None if tail else LabelCache(context.source.vocabulary))
     roster = cast(Roster[Any], SimpleNamespace())
-    head, body = share.parts["head"], share.parts["body"]
+    head, body, ranks = share.parts["head"], share.parts["body"], Ranks(None, [p.shape for p in trained])
     role = (
-        UClientRole(context, head, share.parts["tail"], up, roster, flatten(trained))
+        UClientRole(context, head, share.parts["tail"], up, roster, flatten(trained), ranks)
         if tail
-        else ClientRole(context, head, up, roster, flatten(trained))
+        else ClientRole(context, head, up, roster, flatten(trained), ranks)
     )
     kind = UServerRole if tail else StandardServerRole
     service = cast(Service, SimpleNamespace(tolerating=lambda _: nullcontext()))

@@ -55,12 +55,18 @@ def predicted(config: Config) -> tuple[ModelSource, Schedule, dict[str, LinkByte
 
 def predicted_adapters(config: Config, source: ModelSource, schedule: Schedule) -> int:
     parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
-    elements, at_cut = {}, blocks_at(cuts_of(config, source.block_count))
+    elements, factors = {}, [0] * config.fed.clients
+    at_cut, ranks = blocks_at(cuts_of(config, source.block_count)), config.lora.ranks or [99] * config.fed.clients
     for name, part in parts.items():
         model = attach_lora(load_part(source, part, torch.float32), config.lora, 0, at_cut)
-        elements[name] = sum(parameter.numel() for parameter in adapter_parameters(model).values())
+        shapes = [parameter.shape for parameter in adapter_parameters(model).values()]
+        elements[name] = sum(shape.numel() for shape in shapes)
+        for client, rank in enumerate(ranks if name in trained_by_clients(config) else ()):
+            factors[client] += sum(
+                min(rank, a[0]) * (a[1] + b[0]) for a, b in zip(shapes[::2], shapes[1::2], strict=True)
+            )
     of_clients = sum(elements[name] for name in trained_by_clients(config))
-    return predict_adapters(config, schedule, of_clients, elements["body"])
+    return predict_adapters(config, schedule, of_clients, elements["body"], factors)
 
 
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
