@@ -33,9 +33,15 @@ from splitcom_dist.shards import training_shards
 from splitcom_dist.training import AdapterOptimizer
 
 RESULT = Path(__file__).parent / "results" / "rank_aggregation.md"
-SEEDS, STEPS, RANK = (0, 1, 2), 40, 8
+SEEDS, STEPS, RANK = (0, 1, 2), 10, 8
 RANKS = ((8, 8, 8), (8, 4, 2))
-SETTINGS = ["fed.clients=3", "data.train_samples=600", "data.partition=dirichlet_length", "data.alpha=0.5"]
+SETTINGS = [
+    "fed.clients=3",
+    "data.train_samples=300",
+    "train.batch_size=4",
+    "data.partition=dirichlet_length",
+    "data.alpha=0.5",
+]
 Clients = Sequence[Factors]
 METHODS: dict[str, Callable[[Clients, Sequence[float]], Factors]] = {
     "zero_pad": lambda clients, weights: zero_pad(clients, weights, RANK),
@@ -92,7 +98,7 @@ def train(model: torch.nn.Module, parameters: list[torch.nn.Parameter], samples:
         logits = model(input_ids=batch.input_ids, use_cache=False).logits
         rows = zip(logits, batch.lengths.tolist(), batch.targets, strict=True)
         predicted = torch.cat([row[length - len(own) : length] for row, length, own in rows])
-        functional.cross_entropy(predicted, targets).backward()  # type: ignore[no-untyped-call]
+        functional.cross_entropy(predicted, targets).backward()
         optimizer.step()
         count += len(targets)
     return count

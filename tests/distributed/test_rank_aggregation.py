@@ -76,7 +76,7 @@ def one_process(config: Config) -> tuple[list[float], Adapter]:
                 of_clients[name].data, of_clients[name].grad = tensor, None
             batch = collate(schedule.batch(shards[client], client, step, seed))
             loss, targets = summed_loss(model, batch), sum(map(len, batch.targets))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             summed += float(loss.detach())
             stepped = {name: p.data - lr / targets * p.grad for name, p in of_clients.items() if p.grad is not None}
             trained.append((stepped, targets))
