@@ -122,6 +122,9 @@ def test_a_client_holds_its_rank_of_every_factor_and_sends_no_zeros() -> None:
     packed = ranks.packed(whole, 0)
     assert len(packed) == ranks.elements(0) == 5 * (IN + OUT)
     assert torch.equal(ranks.unpacked(packed, 0)[0].product, high.b[:, :3] @ high.a[:3])
+    lowest = Ranks([3, 3], shapes).kept(ranks.share(whole, 0), torch.arange(len(whole)).to(whole))
+    kept, before = split(lowest, shapes)[0], split(torch.arange(len(whole)).to(whole), shapes)[0]
+    assert torch.equal(kept.a[3:], before.a[3:]) and torch.equal(kept.a[:3], high.a[:3]), "row 3 is nobody's"
     everybody = Ranks(None, shapes)
     assert torch.equal(everybody.share(whole, 0), whole) and everybody.elements(0) == len(whole)
 
