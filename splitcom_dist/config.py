@@ -67,6 +67,7 @@ class SpeedConfig:
 @dataclass
 class FedConfig:
     clients: int = 3  # logical clients, at least one a client rank
+    cut_layers: list[int] | None = None  # one a logical client; None: model.cut_layer for all of them
     every: int = 10  # steps from one averaging of client adapters to the next
     participation: float = 1.0  # share of the logical clients that is drawn for each such round, at least one
     resident: int = 0  # logical clients that a rank keeps in memory, the others parked in the run directory; 0 = all

@@ -17,7 +17,7 @@ from splitcom_dist.devices import device_for, sharing, take
 from splitcom_dist.errors import PeerLost, RunOver, SplitcomError, Stopped, UserError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
-from splitcom_dist.models.split import check_cut
+from splitcom_dist.models.split import check_cuts
 from splitcom_dist.place import Place
 from splitcom_dist.presence.fate import end_by_fate
 from splitcom_dist.presence.pulse import Fate
@@ -126,7 +126,7 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
     others = sharing(device, world.place.local_rank, world.place.local_world_size)
     log.info("computes on %s%s", device, f", as local ranks {others} do" if others else "")
     source = find_model(config.model.name, config.model.dropout)
-    check_cut(config.model.cut_layer, source.block_count, config.model.tail_layers)
+    check_cuts(config, source.block_count)
     check_length(config, source)
     share = load_share(config, world, source, device)
     schedule = _agree_on_schedule(config, world, share.shard_sizes)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from splitcom_dist.assembly import Assembly
-from splitcom_dist.comm.circle import Circle
+from splitcom_dist.comm.circle import Circle, Ring
 from splitcom_dist.comm.failures import naming
 from splitcom_dist.comm.groups import Groups
 from splitcom_dist.comm.link import Transport
@@ -83,6 +83,12 @@ class World(Assembly):
             return Hub(groups.spokes, self._gather, self.lose)
         arrived = f"arrived/{self.rank}/{self.incarnation}"
         return Spoke(groups.spokes, self.layout.aggregator_rank, lambda step: self.announce(arrived, str(step)))
+
+    @property
+    def everyone(self) -> Ring:
+        """That averages what servers train too; no rank may be lost in it."""
+        assert dist.group.WORLD is not None
+        return Ring(dist.group.WORLD)
 
     def await_round(self, step: int) -> None:
         """The aggregator waits for the clients here, where it sees their progress, and not inside the sum."""

@@ -23,11 +23,12 @@ class StepTotals(NamedTuple):
     tokens: int
     loss: float  # summed over targets; NaN where the clients compute it
     crossed_bytes: int  # since the start of the run; summed over servers it is rounded to 2^-24 of itself
+    of_shared: tuple[int, ...] = ()  # targets on which each block is trained that clients with deeper cuts train too
 
 
-def gradient_bytes(elements: int) -> int:
+def gradient_bytes(elements: int, shared_blocks: int = 0) -> int:
     """Bytes that every server hands over in a step, for so many adapter elements."""
-    return 4 * (elements + len(StepTotals._fields))
+    return 4 * (elements + len(StepTotals._fields) - 1 + shared_blocks)
 
 
 def sum_gradients(
@@ -42,13 +43,15 @@ def sum_gradients(
     """
     own = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
     gradients = to_host(torch.cat([gradient.flatten() for gradient in own]))
-    buffer = torch.cat([gradients, torch.tensor(totals, dtype=torch.float32)])
+    *counts, of_shared = totals
+    told = torch.tensor([*counts, *of_shared], dtype=torch.float32)
+    buffer = torch.cat([gradients, told])
     ranks = [rank for rank in dist.get_process_group_ranks(group) if rank != dist.get_rank()]
     with naming(others, ranks, f"the sum of gradients, step {step}"):
         dist.all_reduce(buffer, group=group)
     sizes = [parameter.numel() for parameter in parameters]
-    *sums, behind = buffer.split([*sizes, len(totals)])
+    *sums, behind = buffer.split([*sizes, len(told)])
     for parameter, gradient in zip(parameters, sums, strict=True):
         parameter.grad = gradient.view_as(parameter).to(parameter.device)
-    targets, tokens, loss, crossed_bytes = behind.tolist()
-    return StepTotals(int(targets), int(tokens), loss, int(crossed_bytes)), buffer.nbytes
+    targets, tokens, loss, crossed_bytes, *of_shared = behind.tolist()
+    return StepTotals(int(targets), int(tokens), loss, int(crossed_bytes), tuple(map(int, of_shared))), buffer.nbytes

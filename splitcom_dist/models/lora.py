@@ -95,6 +95,12 @@ def is_in_part(name: str, model_type: str, part: Part) -> bool:
     return part.first == 0 if family.embedding in name.split(".") else part.lm_head
 
 
+def without(parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """Those parameters that are none of the others, in order."""
+    left_out = set(map(id, others))
+    return [parameter for parameter in parameters if id(parameter) not in left_out]
+
+
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """One float32 vector (n,) of all elements in order, in host memory; a copy.
 

@@ -6,7 +6,7 @@ the model is still without storage, so their weights are never read from disk.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.config import Config, head_trains
+from splitcom_dist.cuts import client_cuts
 from splitcom_dist.errors import UserError
+from splitcom_dist.models.block_range import AbsentBlock, only_blocks
 from splitcom_dist.models.families import Family, decoder_of, family_of
 from splitcom_dist.models.sources import ModelSource, causal_lm_class
 
@@ -71,17 +73,18 @@ HELD_BY = {
 }  # parts by role, if they exist
 
 
+def parts_held(config: Config, clients: Sequence[int], block_count: int) -> dict[str, Part]:
+    """As `parts_of`, of a rank with these clients: its head is that of the deepest cut, the body begins at the
+    shallowest cut of all. Ranks without clients hold no head; theirs is what all clients train."""
+    cuts = client_cuts(config)
+    parts = parts_of(cuts.shallowest, block_count, config.model.tail_layers)
+    return parts | ({"head": head(cuts.deepest_of(clients))} if clients else {})
+
+
 def trained_by_clients(config: Config) -> list[str]:
     """The parts whose adapters clients train and average: a frozen head's only where there is nothing else."""
     tail = ["tail"] if config.model.tail_layers else []
     return ["head", *tail] if head_trains(config) or not tail else tail
-
-
-class AbsentBlock(nn.Module):
-    """Stands where another rank's block would be."""
-
-    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
-        return hidden
 
 
 class NoPositions(nn.Module):
@@ -92,15 +95,20 @@ class NoPositions(nn.Module):
         return torch.zeros((), device=told[0].device if told else None)
 
 
-def check_cut(cut_layer: int, block_count: int, tail_layers: int = 0) -> None:
-    """Raise UserError unless head and body keep at least one block each."""
+def check_cuts(config: Config, block_count: int) -> None:
+    """Raise UserError unless every client's head and body keep at least one block each."""
+    key = "model.cut_layer" if config.fed.cut_layers is None else "a client's cut in fed.cut_layers"
+    for cut_layer in sorted(set(client_cuts(config).of_clients)):
+        check_cut(cut_layer, block_count, config.model.tail_layers, key)
+
+
+def check_cut(cut_layer: int, block_count: int, tail_layers: int = 0, key: str = "model.cut_layer") -> None:
+    """Raise UserError, naming `key`, unless head and body keep at least one block each."""
     if not 1 <= cut_layer < block_count:
-        raise UserError(
-            f"model.cut_layer={cut_layer}: the model has {block_count} blocks, choose 1 to {block_count - 1}"
-        )
+        raise UserError(f"{key}={cut_layer}: the model has {block_count} blocks, choose 1 to {block_count - 1}")
     if cut_layer + tail_layers >= block_count:
         raise UserError(
-            f"model.tail_layers={tail_layers}: with model.cut_layer={cut_layer} nothing of the model's {block_count} "
+            f"model.tail_layers={tail_layers}: with {key}={cut_layer} nothing of the model's {block_count} "
             f"blocks is left to the server, choose 0 to {block_count - cut_layer - 1}"
         )
 
@@ -140,13 +148,22 @@ def outline_part(source: ModelSource, part: Part) -> PreTrainedModel:
         return _with_absent_rooms(causal_lm_class(source.config), part, family)(source.config)
 
 
-def forward_blocks(model: nn.Module, *, input_ids: Tensor | None = None, activation: Tensor | None = None) -> Tensor:
+def forward_blocks(
+    model: nn.Module,
+    *,
+    input_ids: Tensor | None = None,
+    activation: Tensor | None = None,
+    first: int = 0,
+    last: int | None = None,
+) -> Tensor:
     """Run a part without its LM head: (B, L) ids or (B, L, d) activation -> (B, L, d).
 
-    Rows are padded on the right only, so under a causal mask no real position sees a pad and no mask is needed.
+    Of its blocks only `first..last-1`: an activation enters where it was cut. Rows are padded on the right only, so
+    under a causal mask no real position sees a pad and no mask is needed.
     """
     decoder = cast(Any, model).base_model
-    output = decoder(input_ids=input_ids, inputs_embeds=activation, use_cache=False)
+    with only_blocks(decoder, first, last):
+        output = decoder(input_ids=input_ids, inputs_embeds=activation, use_cache=False)
     return cast(Tensor, output.last_hidden_state)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.comm.circle import Ring
 from splitcom_dist.comm.factors import FactorHub
+from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.reduce import make_averaging, make_receiving
 from splitcom_dist.control.choice import make_controller
 from splitcom_dist.control.controller import Observation
@@ -30,7 +31,7 @@ from splitcom_dist.telemetry.records import record_evaluation, record_event, rec
 
 @dataclass(frozen=True)
 class WholeModel:
-    """The whole model, and its adapter parameters as clients and servers train them."""
+    """The whole model, and its adapter parameters: those that clients train, and those that only servers do."""
 
     model: PreTrainedModel
     of_clients: Sequence[nn.Parameter]
@@ -47,7 +48,9 @@ class AggregatorRole:
         validation: Sequence[Sample],
         directory: RunDirectory,
         ranks: Ranks,
+        shared: LayerMean | None = None,
     ) -> None:
+        """`shared` averages the last of `whole.of_clients`, which servers train too where cuts are mixed."""
         self.context = context
         self.model = whole.model
         self.whole = whole
@@ -56,7 +59,9 @@ class AggregatorRole:
         self.reports = Reports(context)
         self._adapter = flatten(whole.of_clients)
         quantizer, of_servers = context.config.fed.adapter_quantizer, flatten(whole.of_servers)
-        self.averaging = make_averaging(quantizer, self._adapter, context.world.circle)
+        self.shared = shared
+        alone = len(self._adapter) - (shared.elements(len(context.cuts.shared)) if shared else 0)
+        self.averaging = make_averaging(quantizer, self._adapter[:alone], context.world.circle)
         self.ranks = ranks
         self.factors: FactorHub | None = None
         if context.config.fed.rank_aggregation == "svd":
@@ -125,7 +130,7 @@ class AggregatorRole:
         }
 
     def average(self, step: int) -> None:
-        """Take part in the clients' averaging with weight 0, and keep the mean."""
+        """Take part with weight 0 in the averaging of what clients train, and keep the mean."""
         world = self.context.world
         world.await_round(step)
         started = time.perf_counter()
@@ -134,6 +139,9 @@ class AggregatorRole:
             mean, weight, size = self.averaging.mean(None, 0.0, step)
         else:
             mean, weight, size = self.factors.mean(before, step)
+        if self.shared is not None:
+            shared, _, more = self.shared.mean(step)
+            mean, size = torch.cat([mean, shared]), size + more
         if weight:  # else nobody who is left has trained since the last one
             unflatten_into(self.ranks.kept(mean, before), self.whole.of_clients)
         self.context.ledger.adapters(size)

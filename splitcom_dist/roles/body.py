@@ -36,13 +36,18 @@ class Passing(Protocol):
 
 
 class Body(Protocol):
-    """Adapter gradients accumulate. Rows (T, d) come with the lengths (B,) of their samples."""
+    """Adapter gradients accumulate. Rows (T, d) come with the lengths (B,) of their samples.
 
-    def forward_backward(self, batch: Portion, head_trains: bool, step: int) -> tuple[float, Tensor | None]:
+    They enter at block `cut_layer`, or where the body begins if that is behind it.
+    """
+
+    def forward_backward(
+        self, batch: Portion, head_trains: bool, step: int, cut_layer: int = 0
+    ) -> tuple[float, Tensor | None]:
         """Loss summed over the targets, and its gradient at the cut (T, d), None where heads do not train."""
         ...
 
-    def forward(self, rows: Tensor, lengths: Tensor, head_trains: bool, step: int) -> Passing:
+    def forward(self, rows: Tensor, lengths: Tensor, head_trains: bool, step: int, cut_layer: int = 0) -> Passing:
         """As far as the last block, where clients compute the loss. A backward need not follow."""
         ...
 
@@ -83,15 +88,18 @@ class WholeBody:
 
     model: PreTrainedModel
 
-    def forward_backward(self, batch: Portion, head_trains: bool, step: int) -> tuple[float, Tensor | None]:
-        passing = self.forward(batch.rows, batch.lengths, head_trains, step)
+    def forward_backward(
+        self, batch: Portion, head_trains: bool, step: int, cut_layer: int = 0
+    ) -> tuple[float, Tensor | None]:
+        passing = self.forward(batch.rows, batch.lengths, head_trains, step, cut_layer)
         loss = token_loss(self.model, passing.output, batch.lengths, batch.targets)
         loss.backward()
         return float(loss.detach()), passing.rows.grad
 
-    def forward(self, rows: Tensor, lengths: Tensor, head_trains: bool, step: int) -> WholePassing:
+    def forward(self, rows: Tensor, lengths: Tensor, head_trains: bool, step: int, cut_layer: int = 0) -> WholePassing:
         rows.requires_grad_(head_trains)
-        return WholePassing(rows, to_ragged(forward_blocks(self.model, activation=to_padded(rows, lengths)), lengths))
+        output = forward_blocks(self.model, activation=to_padded(rows, lengths), first=cut_layer)
+        return WholePassing(rows, to_ragged(output, lengths))
 
     def end_step(self, step: int) -> None:
         """Nobody else waits for it."""
@@ -99,13 +107,18 @@ class WholeBody:
 
 @dataclass(frozen=True)
 class SharedBody:
-    """The leader's side: it deals out batches, computes its own portion, and puts together what comes back."""
+    """The leader's side: it deals out batches, computes its own portion, and puts together what comes back.
+
+    All clients of such a server are cut where the body begins.
+    """
 
     own: WholeBody
     shards: Shards
     _numbers: Iterator[int] = field(default_factory=count)  # of forwards
 
-    def forward_backward(self, batch: Portion, head_trains: bool, step: int) -> tuple[float, Tensor | None]:
+    def forward_backward(
+        self, batch: Portion, head_trains: bool, step: int, cut_layer: int = 0
+    ) -> tuple[float, Tensor | None]:
         what = f"the pass of a batch, step {step}"
         own, *others = deal(batch, len(self.shards))
         self.shards.hand_out(Order.PASS, 0, others, what)
@@ -115,7 +128,9 @@ class SharedBody:
             loss += float(self.shards.receive((1,), rank, what, torch.float64))
         return loss, None if gradient is None else _gather(self.shards, gradient, others, batch.lengths, what)
 
-    def forward(self, rows: Tensor, lengths: Tensor, head_trains: bool, step: int) -> "SharedPassing":
+    def forward(
+        self, rows: Tensor, lengths: Tensor, head_trains: bool, step: int, cut_layer: int = 0
+    ) -> "SharedPassing":
         what, number = f"the forward of a batch, step {step}", next(self._numbers)
         own, *others = deal(unlabelled(rows, lengths), len(self.shards))
         self.shards.hand_out(Order.FORWARD, number, others, what)

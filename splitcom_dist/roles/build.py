@@ -9,11 +9,12 @@ from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.codec.ends import make_decoder, make_encoder
 from splitcom_dist.codec.labels import LabelCache, LabelSender
 from splitcom_dist.codec.prefix import KeyBook, PrefixTree
+from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.config import keyed_links, names_samples
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import is_upward
-from splitcom_dist.models.lora import flatten
+from splitcom_dist.models.lora import flatten, without
 from splitcom_dist.models.split import trained_by_clients
 from splitcom_dist.presence.service import Service
 from splitcom_dist.roles.aggregator import AggregatorRole, WholeModel
@@ -26,6 +27,7 @@ from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.server import ServerRole
 from splitcom_dist.roles.shard import ShardRole
 from splitcom_dist.roles.share import Share
+from splitcom_dist.roles.shared_blocks import SharedBlocks
 from splitcom_dist.roles.standard_server import StandardServerRole
 from splitcom_dist.roles.u_client import UClientRole
 from splitcom_dist.roles.u_server import UServerRole
@@ -52,16 +54,31 @@ def build_role(context: Context, share: Share, directory: RunDirectory) -> Role:
 def _client(context: Context, share: Share, directory: RunDirectory) -> ClientRole:
     world = context.world
     edge = _edge(context, world.rank, peer=world.layout.server_of(world.rank))
-    trained = [parameter for part in trained_by_clients(context.config) for parameter in share.adapter(part)]
-    start, ranks = flatten(trained), _ranks(context, trained)
-    clients = _roster(
-        context,
-        directory,
-        lambda number: _logical_client(context, number, share.shards[number], trained, edge, directory),
-    )
+    blocks, start = share.shared_adapters(), flatten(_averaged(context, share))
+
+    def logical_client(number: int) -> LogicalClient:
+        trained = _averaged(context, share, blocks[: context.cuts.shared_by(number)])
+        return _logical_client(context, number, share.shards[number], trained, edge, directory)
+
+    clients, shared = _roster(context, directory, logical_client), _layer_mean(context, share)
+    ranks = _ranks(context, _averaged(context, share))
     if "tail" in share.parts:
-        return UClientRole(context, share.parts["head"], share.parts["tail"], edge, clients, start, ranks)
-    return ClientRole(context, share.parts["head"], edge, clients, start, ranks)
+        return UClientRole(context, share.parts["head"], share.parts["tail"], edge, clients, start, ranks, shared)
+    return ClientRole(context, share.parts["head"], edge, clients, start, ranks, shared)
+
+
+def _averaged(
+    context: Context, share: Share, blocks: Sequence[Sequence[nn.Parameter]] | None = None
+) -> list[nn.Parameter]:
+    """Adapters that clients average: first what no server trains, then shared blocks, all that are held or these."""
+    blocks = share.shared_adapters() if blocks is None else blocks
+    alone = [parameter for part in trained_by_clients(context.config) for parameter in share.adapter(part)]
+    return [*alone, *(parameter for block in blocks for parameter in block)]
+
+
+def _layer_mean(context: Context, share: Share) -> LayerMean | None:
+    """Averages the shared blocks; None where all cuts are equal."""
+    return LayerMean(list(share.shared.values()), context.world.everyone) if share.shared else None
 
 
 def _ranks(context: Context, trained: Sequence[nn.Parameter]) -> Ranks:
@@ -114,16 +131,17 @@ def _server(context: Context, share: Share, directory: RunDirectory) -> ServerRo
     progress = make_progress(context.config.telemetry.progress and world.rank == layout.first_server)
     kind = UServerRole if context.config.model.tail_layers else StandardServerRole
     clients, service = _roster(context, directory, served), Service(world, edges)
-    return kind(context, share.parts["body"], share.adapter("body"), clients, service, progress)
+    mean = _layer_mean(context, share)
+    shared = None if mean is None else SharedBlocks(context.cuts, share.shared_adapters(), mean)
+    return kind(context, share.parts["body"], share.adapter("body"), clients, service, progress, shared)
 
 
 def _aggregator(context: Context, share: Share, directory: RunDirectory) -> AggregatorRole:
-    whole = WholeModel(
-        share.parts["whole"],
-        [parameter for part in trained_by_clients(context.config) for parameter in share.adapter(part)],
-        share.adapter("body"),
+    of_clients = _averaged(context, share)
+    whole = WholeModel(share.parts["whole"], of_clients, without(share.adapter("body"), of_clients))
+    return AggregatorRole(
+        context, whole, share.validation, directory, _ranks(context, of_clients), _layer_mean(context, share)
     )
-    return AggregatorRole(context, whole, share.validation, directory, _ranks(context, whole.of_clients))
 
 
 def _edge(context: Context, client_rank: int, peer: int) -> Edge:

@@ -16,6 +16,7 @@ from splitcom_dist.codec.ragged import to_ragged
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.circle import Ring
 from splitcom_dist.comm.factors import FactorSpoke
+from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.comm.reduce import make_averaging
 from splitcom_dist.data.batching import Batch, collate
@@ -35,7 +36,7 @@ from splitcom_dist.telemetry.records import record_event, record_round, record_t
 
 
 class ClientRole:
-    """Blocks 0..cut_layer-1 and the text of its logical clients. `edge` leads to its server."""
+    """The blocks before the deepest cut of its logical clients, and their text. `edge` leads to its server."""
 
     def __init__(
         self,
@@ -45,14 +46,21 @@ class ClientRole:
         clients: Roster[LogicalClient],
         start: Tensor,
         ranks: Ranks,
+        shared: LayerMean | None = None,
     ) -> None:
-        """`start` (n,) is the adapter before training, of which clients hold what their `ranks` allow."""
+        """`start` (n,) is the adapter before training, of which clients hold what their `ranks` allow; blocks that
+        servers train too, which `shared` averages, are its end."""
         self.attendance = Attendance(context.world, edge)
         self.context = context
         self.head = head
         self.edge = edge
         self.clients = clients
-        self.averaging = make_averaging(context.config.fed.adapter_quantizer, start, context.world.circle)
+        self.shared = shared
+        self.alone = len(start) - (
+            shared.elements(self.shared_blocks) if shared else 0
+        )  # elements that no server trains
+        quantizer = context.config.fed.adapter_quantizer
+        self.averaging = make_averaging(quantizer, start[: self.alone], context.world.circle)
         self.ranks = ranks
         self.factors: FactorSpoke | None = None
         if context.config.fed.rank_aggregation == "svd":
@@ -65,6 +73,12 @@ class ClientRole:
         self.lr = context.config.train.lr  # of the client that had the last turn
 
     @property
+    def shared_blocks(self) -> int:
+        """How many blocks this rank holds that servers train too."""
+        world, cuts = self.context.world, self.context.cuts
+        return cuts.deepest_of(world.layout.clients_of(world.rank)) - cuts.shallowest
+
+    @property
     def holds(self) -> nn.Module:
         """All weights of this rank."""
         return cast(nn.Module, self.head)
@@ -74,6 +88,7 @@ class ClientRole:
         if not self.context.course.resumes:
             self.take_verdict(-1)  # on the model before training
             self.record_speeds()
+            self.record_cuts()
         for step in self.context.course.steps(self):
             for number in schedule.turns(step, world.rank) if self.attendance.attends(step) else ():
                 if self.pace.is_late(number):
@@ -120,7 +135,7 @@ class ClientRole:
         client.optimizer.catch_up(step)
         lr = client.optimizer.lr
         if client.id not in self.weights:
-            unflatten_into(self.ranks.share(self.mean, client.id), client.adapter)
+            unflatten_into(self.ranks.share(self.mean[: client.elements], client.id), client.adapter)
         client.enter()
         loss = self.turn(client, samples, batch, step)
         if self.trains(step):
@@ -200,7 +215,8 @@ class ClientRole:
         if not client.outgoing["up_activation"].encoder.needs_values(visit):
             return None
         with self.pace.computing(client.id), torch.set_grad_enabled(self.context.head_trains(step)):
-            return to_ragged(forward_blocks(self.head, input_ids=batch.input_ids), batch.lengths)
+            cut_layer = self.context.cuts.of(client.id)
+            return to_ragged(forward_blocks(self.head, input_ids=batch.input_ids, last=cut_layer), batch.lengths)
 
     def send_activation(
         self, client: LogicalClient, batch: Batch, visit: Visit, activation: Tensor | None, answer: str, step: int
@@ -216,7 +232,7 @@ class ClientRole:
 
     def average(self, step: int) -> None:
         """The mean over all clients that have trained since the last one, weighted by target tokens: all go on from
-        it."""
+        it. Blocks that servers train for clients with a shallower cut are averaged with theirs."""
         world = self.context.world
         world.announce(f"round/{step}")  # the aggregator waits for this, not inside the sum
         started = time.perf_counter()
@@ -234,11 +250,18 @@ class ClientRole:
         """The mean (n,), the total weight and the bytes handed over."""
         if self.factors is not None:
             return self.factors.mean(self.weights, self.adapter_of, step)
-        weighted, weight = torch.zeros_like(self.mean), sum(self.weights.values())
+        weighted, weight = torch.zeros(self.alone), sum(self.weights.values())
         for number in sorted(self.weights):
-            weighted += self.weights[number] * self.adapter_of(number)
+            adapter = self.adapter_of(number)
+            weighted += self.weights[number] * adapter[: self.alone]
+            if self.shared is not None:
+                self.shared.add(adapter[self.alone :], [self.weights[number]] * self.context.cuts.shared_by(number))
         own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
-        return self.averaging.mean(own, weight, step)
+        mean, total, size = self.averaging.mean(own, weight, step)
+        if self.shared is None:
+            return mean, total, size
+        shared, _, more = self.shared.mean(step)
+        return torch.cat([mean, shared])[: len(self.mean)], total, size + more
 
     def adapter_of(self, number: int) -> Tensor:
         """The adapter (n,) of a client that has trained, in memory or parked."""
@@ -250,6 +273,13 @@ class ClientRole:
         for number in self.context.world.layout.clients_of(self.context.world.rank):
             if (speed := self.pace.speed(number)) < 1:
                 record_event(self.context.log, -1, "speed", f"client {number} computes at {speed:.4f} of its rank's")
+
+    def record_cuts(self) -> None:
+        """Log where each of our clients is cut, if they are told one by one."""
+        if self.context.config.fed.cut_layers is not None:
+            for number in self.context.world.layout.clients_of(self.context.world.rank):
+                cut_layer = self.context.cuts.of(number)
+                record_event(self.context.log, -1, "cut", f"client {number} is cut after {cut_layer} blocks")
 
     def take_verdict(self, step: int) -> None:
         """Wait for the aggregator's decision; it brings the thresholds from now on."""

@@ -13,6 +13,7 @@ from splitcom_dist.codec.residence import Residence, residence_of
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import ABSENT, FRESH, RESYNC, Expected
 from splitcom_dist.config import Config, head_trains
+from splitcom_dist.cuts import Cuts, client_cuts
 from splitcom_dist.devices import HOST
 from splitcom_dist.links import LINK_CODES, LINKS, STANDARD, links_of
 from splitcom_dist.models.sources import ModelSource
@@ -41,6 +42,10 @@ class Context:
     def dtype(self) -> torch.dtype:
         """Of weights and activations."""
         return getattr(torch, self.config.model.dtype)  # type: ignore[no-any-return]
+
+    @property
+    def cuts(self) -> Cuts:
+        return client_cuts(self.config)
 
     @property
     def width(self) -> int:

@@ -40,6 +40,11 @@ class LogicalClient:
         self.adapter: list[Tensor] = [parameter.data.clone() for parameter in parameters]
         self._parameters = list(parameters)
 
+    @property
+    def elements(self) -> int:
+        """Of its adapter."""
+        return sum(tensor.numel() for tensor in self.adapter)
+
     def visit(self, samples: Sequence[Sample]) -> Visit:
         """A batch as the links name it."""
         paths = None

@@ -21,17 +21,18 @@ from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.gradients import StepTotals, sum_gradients
 from splitcom_dist.comm.reduce import make_sending
 from splitcom_dist.errors import WireError
-from splitcom_dist.models.lora import flatten, unflatten_into
+from splitcom_dist.models.lora import flatten, unflatten_into, without
 from splitcom_dist.presence.service import Service
 from splitcom_dist.roles.body import make_body
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.served_client import ServedClient
+from splitcom_dist.roles.shared_blocks import SharedBlocks
 from splitcom_dist.roles.verdicts import await_verdict, report
 from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.telemetry.progress import Progress
-from splitcom_dist.telemetry.records import SERVER, record_event, record_gradients, record_training
+from splitcom_dist.telemetry.records import SERVER, record_event, record_gradients, record_round, record_training
 from splitcom_dist.training import AdapterOptimizer
 
 
@@ -61,7 +62,9 @@ class ServerRole(ABC):
         clients: Roster[ServedClient],
         service: Service,
         progress: Progress,
+        shared: SharedBlocks | None = None,
     ) -> None:
+        """`shared` are the first of `parameters`, where some clients train those themselves."""
         self.context = context
         self.model = model
         self.body = make_body(model, context)
@@ -69,7 +72,9 @@ class ServerRole(ABC):
         self.service = service
         self.progress = progress
         self.parameters = list(parameters)
-        self.sending = make_sending(context.config.fed.adapter_quantizer, flatten(self.parameters))
+        self.shared = shared
+        self.deep = without(self.parameters, shared.parameters if shared else [])
+        self.sending = make_sending(context.config.fed.adapter_quantizer, flatten(self.deep))
         self.optimizer = AdapterOptimizer(self.parameters, context.config.train, context.schedule.total_steps)
 
     @property
@@ -85,6 +90,8 @@ class ServerRole(ABC):
                 self.take_verdict(-1)  # on the model before training
             for step in self.context.course.steps(self):
                 self.step(step)
+                if self.shared is not None and schedule.averages_after(step):
+                    self.average(self.shared, step)
                 if schedule.evaluates_after(step) and self.speaks_for_all:
                     self.send_adapter(step)
                 if schedule.decides_after(step):
@@ -103,7 +110,8 @@ class ServerRole(ABC):
 
     @property
     def _memory(self) -> dict[str, Stateful]:
-        return {"optimizer": self.optimizer, "sending": self.sending, "clients": self.clients}
+        shared = {} if self.shared is None else {"shared": self.shared}
+        return {"optimizer": self.optimizer, "sending": self.sending, "clients": self.clients, **shared}
 
     @abstractmethod
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
@@ -127,6 +135,8 @@ class ServerRole(ABC):
         totals = self.sum_over_servers(turns, step)
         waited += time.perf_counter() - arrived
         lr = self.optimizer.lr
+        if self.shared is not None:
+            self.shared.weigh(totals)
         self.optimizer.step_on_mean(totals.targets)
         if not totals.targets:  # nobody has a batch: who was drawn for this round has none left, or all are late
             return
@@ -159,6 +169,7 @@ class ServerRole(ABC):
             sum(turn.tokens for turn in turns),
             sum(turn.loss for turn in turns),
             ledger.crossed_bytes,
+            () if self.shared is None else self.shared.count({turn.client: turn.targets for turn in turns}),
         )
         if world.groups.gradients is None:
             return totals
@@ -170,6 +181,15 @@ class ServerRole(ABC):
         seconds, epoch = time.perf_counter() - started, self.context.schedule.epoch_of(step)
         record_gradients(self.context.log, step, epoch, len(turns), totals.targets, size, seconds)
         return totals
+
+    def average(self, shared: SharedBlocks, step: int) -> None:
+        """Blocks that some clients train themselves are averaged with theirs, by target tokens, and all go on from
+        the mean."""
+        started, schedule = time.perf_counter(), self.context.schedule
+        weight, size = shared.average(step)
+        self.context.ledger.adapters(size)
+        seconds = time.perf_counter() - started
+        record_round(self.context.log, step, schedule.epoch_of(step), 0, weight, size, seconds)
 
     @property
     def speaks_for_all(self) -> bool:
@@ -244,7 +264,7 @@ class ServerRole(ABC):
         world = self.context.world
         world.announce(f"adapter/{step}")
         assert world.groups.evaluation is not None
-        size = self.sending.send(flatten(self.parameters), world.groups.evaluation)
+        size = self.sending.send(flatten(self.deep), world.groups.evaluation)
         self.context.ledger.adapters(size)
 
     def take_verdict(self, step: int) -> None:

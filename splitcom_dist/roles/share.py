@@ -9,20 +9,25 @@ from transformers import PreTrainedModel
 
 from splitcom_dist.comm.sharded_weights import shard_weights
 from splitcom_dist.config import Config
+from splitcom_dist.cuts import client_cuts
 from splitcom_dist.data.tokens import Sample
-from splitcom_dist.models.lora import adapter_parameters, attach_lora, is_in_part
+from splitcom_dist.models.lora import adapter_parameters, attach_lora, insert_lora, is_in_part
 from splitcom_dist.models.sources import ModelSource
-from splitcom_dist.models.split import HELD_BY, Part, blocks_at, cuts_of, load_part, parts_of, tie_tail
+from splitcom_dist.models.split import HELD_BY, Part, blocks_at, cuts_of, load_part, outline_part, parts_held, tie_tail
 from splitcom_dist.shards import training_shards, validation_samples
 from splitcom_dist.world import World
 
 
 @dataclass(frozen=True)
 class Share:
-    """Models by the name of their part, `cuts` to tell the parts of a whole one, samples where there is text."""
+    """Models by the name of their part, `cuts` to tell the parts of a whole one, samples where there is text.
+
+    Of clients with mixed cuts the part `head` is what all of them train; what is between the cuts is `shared`.
+    """
 
     parts: dict[str, PreTrainedModel]
     cuts: dict[str, Part]
+    shared: dict[int, int] = field(default_factory=dict)  # adapter elements of each shared block, held here or not
     shards: dict[int, list[Sample]] = field(default_factory=dict)
     validation: list[Sample] = field(default_factory=list)
 
@@ -37,6 +42,19 @@ class Share:
         named = adapter_parameters(model).items()
         return [parameter for name, parameter in named if is_in_part(name, model_type, cut)]
 
+    def shared_adapters(self) -> list[list[nn.Parameter]]:
+        """Adapter parameters of each shared block that is held here; of a client rank the first few."""
+        found = [
+            [
+                parameter
+                for model in self.parts.values()
+                for name, parameter in adapter_parameters(model).items()
+                if is_in_part(name, str(model.config.model_type), Part(block, block + 1, lm_head=False))
+            ]
+            for block in self.shared
+        ]
+        return [block for block in found if block]
+
 
 def load_share(config: Config, world: World, source: ModelSource, device: torch.device) -> Share:
     """Load this rank's data and materialise its parts of the model on `device`; of a body that shards share all, for a
@@ -45,9 +63,11 @@ def load_share(config: Config, world: World, source: ModelSource, device: torch.
     Adapters are drawn on the host, so that they begin alike on every device.
     """
     role = world.layout.role_of(world.rank)
-    cuts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
+    clients = world.layout.clients_of(world.rank) if role == "client" else []
+    cuts, held = (parts_held(config, those, source.block_count) for those in ([], clients))
+    shared = {block: _adapter_elements(config, source, block) for block in client_cuts(config).shared}
     dtype = getattr(torch, config.model.dtype)
-    models = {name: load_part(source, cuts[name], dtype) for name in HELD_BY[role] if name in cuts}
+    models = {name: load_part(source, held[name], dtype) for name in HELD_BY[role] if name in held}
     if "tail" in models:
         tie_tail(models["head"], models["tail"])
     at_cut = blocks_at(cuts_of(config, source.block_count))
@@ -55,10 +75,15 @@ def load_share(config: Config, world: World, source: ModelSource, device: torch.
         attach_lora(model, config.lora, config.train.seed, at_cut)
         cast(nn.Module, model).to(device)
     if role == "client":
-        shards = training_shards(config, source.tokenizer(), world.layout.clients_of(world.rank))
-        return Share(models, cuts, shards=shards)
+        return Share(models, cuts, shared, shards=training_shards(config, source.tokenizer(), clients))
     if role == "aggregator":
-        return Share(models, cuts, validation=validation_samples(config, source.tokenizer()))
+        return Share(models, cuts, shared, validation=validation_samples(config, source.tokenizer()))
     if world.groups.shards is not None:
         shard_weights(models["body"], world.groups.shards)
-    return Share(models, cuts)
+    return Share(models, cuts, shared)
+
+
+def _adapter_elements(config: Config, source: ModelSource, block: int) -> int:
+    outline = outline_part(source, Part(block, block + 1, lm_head=False))
+    insert_lora(outline, config.lora)
+    return sum(parameter.numel() for parameter in adapter_parameters(outline).values())

@@ -13,7 +13,7 @@ from splitcom_dist.roles.server import ServerRole, Turn
 
 
 class StandardServerRole(ServerRole):
-    """Blocks cut_layer.. and the LM head."""
+    """Blocks behind the cuts and the LM head; a client's activation enters at its own cut."""
 
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
         turns = []
@@ -36,8 +36,8 @@ class StandardServerRole(ServerRole):
             visit, targets = packet.visit, self.targets(client, packet)
             rows = self.decoded(client, packet)
         waited = client.edge.waited - waited
-        batch = Portion(rows, visit.lengths, targets)
-        loss, gradient = self.body.forward_backward(batch, self.context.head_trains(step), step)
+        batch, cut_layer = Portion(rows, visit.lengths, targets), self.context.cuts.of(client.number)
+        loss, gradient = self.body.forward_backward(batch, self.context.head_trains(step), step, cut_layer)
         count = sum(map(len, targets))
         self.context.ledger.learnt(loss, count)
         check_finite(loss, client.number, step, self.context.config.train.lr)

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.ragged import to_padded, to_ragged
+from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.data.batching import Batch
 from splitcom_dist.data.tokens import Sample
@@ -31,8 +32,9 @@ class UClientRole(ClientRole):
         clients: Roster[LogicalClient],
         start: Tensor,
         ranks: Ranks,
+        shared: LayerMean | None = None,
     ) -> None:
-        super().__init__(context, head, edge, clients, start, ranks)
+        super().__init__(context, head, edge, clients, start, ranks, shared)
         self.tail = tail
 
     @property

@@ -25,7 +25,7 @@ class Passage:
 
 
 class UServerRole(ServerRole):
-    """Blocks cut_layer.. up to the clients' tails."""
+    """Blocks behind the cuts, up to the clients' tails; a client's activation enters at its own cut."""
 
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
         """Forward for every client of the wave, then backward for every one: their tails compute meanwhile."""
@@ -57,7 +57,8 @@ class UServerRole(ServerRole):
                 return self.without(client, waited)
             visit, rows, peer_digest = packet.visit, self.decoded(client, packet), packet.header.answer_digest
         waited = client.edge.waited - waited
-        passing = self.body.forward(rows, visit.lengths, self.context.head_trains(step), step)
+        cut_layer = self.context.cuts.of(client.number)
+        passing = self.body.forward(rows, visit.lengths, self.context.head_trains(step), step, cut_layer)
         gradient = client.incoming["up_gradient"]
         client.edge.post()
         client.outgoing["down_activation"].send(

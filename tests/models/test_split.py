@@ -8,6 +8,7 @@ import transformers
 
 from splitcom_dist.config import LoraConfig
 from splitcom_dist.errors import UserError
+from splitcom_dist.models.block_range import AbsentBlock
 from splitcom_dist.models.families import decoder_of, family_of
 from splitcom_dist.models.lora import (
     adapter_parameters,

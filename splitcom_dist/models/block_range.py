@@ -1,0 +1,37 @@
+"""Blocks that a forward pass leaves out: those that are another rank's, and those that are another depth's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from splitcom_dist.models.families import decoder_of, family_of
+
+
+class AbsentBlock(nn.Module):
+    """Stands where another rank's block would be."""
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden
+
+
+@contextmanager
+def only_blocks(decoder: nn.Module, first: int, last: int | None) -> Iterator[None]:
+    """Within this, all blocks but `first..last-1` (None: to the end) pass through what they are given.
+
+    No weight is copied or moved; parameters that autograd has met keep their names and places.
+    """
+    family = family_of(cast(Any, decoder).config.model_type)
+    blocks = cast(nn.ModuleList, getattr(decoder_of(decoder, family), family.blocks))
+    inside = range(first, len(blocks) if last is None else last)
+    passed = {
+        index: block for index, block in enumerate(blocks) if index not in inside and not isinstance(block, AbsentBlock)
+    }
+    try:
+        for index in passed:
+            blocks[index] = AbsentBlock()
+        yield
+    finally:
+        for index, block in passed.items():
+            blocks[index] = block
