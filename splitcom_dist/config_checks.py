@@ -121,6 +121,7 @@ def validate(config: Config) -> None:
                 raise UserError(
                     f"fed.lost=go_on: {key}={value} cannot do without a rank that is lost; set {key}={needed}"
                 )
+    _check_cuts(config)
     if config.roles.server_ranks > config.roles.client_ranks:
         raise UserError(
             f"roles.server_ranks={config.roles.server_ranks} is more than roles.client_ranks="
@@ -218,6 +219,31 @@ def _check_partition(data: DataConfig) -> None:
         raise UserError("data.partition=dirichlet_label: say by which field with data.label_field")
     if not 0 < data.alpha < math.inf:
         raise UserError(f"data.alpha={data.alpha}: must be above 0 and finite")
+
+
+def _check_cuts(config: Config) -> None:
+    cuts = config.fed.cut_layers
+    if cuts is None:
+        return
+    if len(cuts) != config.fed.clients:
+        raise UserError(f"fed.cut_layers: {len(cuts)} cuts for fed.clients={config.fed.clients}; give one for each")
+    if min(cuts) < 1:
+        raise UserError(f"fed.cut_layers: a cut at {min(cuts)}: every client has at least 1 block")
+    if min(cuts) == max(cuts):
+        return
+    for key, needed, why in (
+        ("fed.lost", "end", "servers take part in the averaging and cannot do without a rank"),
+        ("fed.adapter_quantizer", "none", "the changes that ranks give to a mean are of different blocks"),
+        ("roles.server_shards", 1, "a server's shards do not know where a batch enters"),
+        ("rest.policy", "never", "blocks that rest at one client would train at a server for another"),
+    ):
+        if (value := lookup(config, key)) != needed:
+            raise UserError(f"{key}={value}: where fed.cut_layers differ {why}; set {key}={needed} or equal cuts")
+    if config.codec.down_gradient.gate == "never":
+        raise UserError(
+            f"codec.down_gradient.gate=never (codec {config.codec.name}): heads freeze, but where fed.cut_layers differ "
+            "a server trains blocks of them for others; take another codec or equal cuts"
+        )
 
 
 def _check_pace(config: Config) -> None:

@@ -1,7 +1,6 @@
 """What a run would be, without running it: resolved configuration, roles, memory, and the bytes of every link."""
 
 from collections.abc import Mapping, Sequence
-from math import prod
 
 import torch
 from rich.console import Console
@@ -13,6 +12,7 @@ from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.sharded_weights import slice_bytes
 from splitcom_dist.config import Config
 from splitcom_dist.config_files import to_yaml
+from splitcom_dist.cuts import client_cuts
 from splitcom_dist.devices import planned
 from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.lora import adapter_parameters, insert_lora
@@ -21,10 +21,10 @@ from splitcom_dist.models.split import (
     HELD_BY,
     Part,
     blocks_at,
-    check_cut,
+    check_cuts,
     cuts_of,
     outline_part,
-    parts_of,
+    parts_held,
     resident_bytes,
     tie_tail,
     trained_by_clients,
@@ -39,19 +39,15 @@ def describe(config: Config) -> None:
     """Print the plan. Raises UserError for what would end the run at its start."""
     layout = layout_for(config)
     source = find_model(config.model.name, config.model.dropout)
-    check_cut(config.model.cut_layer, source.block_count, config.model.tail_layers)
+    check_cuts(config, source.block_count)
     check_length(config, source)
     shards = training_shards(config, source.tokenizer(), range(layout.clients))
     schedule = schedule_for(config, layout, tuple(len(shards[client]) for client in range(layout.clients)))
-    parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
-    shapes = [shape for name in trained_by_clients(config) for shape in _adapter_shapes(config, source, parts[name])]
-    ranks = Ranks(config.lora.ranks, shapes)
-    factors = [ranks.elements(client) for client in range(layout.clients)]
-    of_clients, of_servers = sum(map(prod, shapes)), _held(config, source, [parts["body"]])[1] // 4
-    adapters = predict_adapters(config, schedule, of_clients, of_servers, factors)
+    of_clients, of_servers, shared = adapter_elements(config, source)
+    adapters = predict_adapters(config, schedule, of_clients, of_servers, shared, factor_elements(config, source))
     console = Console(soft_wrap=True)
     console.print(to_yaml(config), highlight=False)
-    console.print(_roles(config, source, layout, parts))
+    console.print(_roles(config, source, layout))
     console.print(_bytes(predict_links(config, source, schedule, shards), adapters, config.telemetry.baseline_dtype))
     if config.fed.straggler == "deadline":
         console.print(f"at most: a turn that a late client leaves out is one packet of {HEADER.size} bytes")
@@ -60,29 +56,44 @@ def describe(config: Config) -> None:
     console.print(f"{schedule.steps_per_epoch} steps an epoch, {schedule.total_steps} in all")
 
 
-def held_by(config: Config, source: ModelSource, parts: Mapping[str, Part]) -> dict[str, tuple[int, int]]:
-    """Bytes of weights and of adapters that a rank of each role will hold."""
-    owned = _owned(parts)
-    held = {role: _held(config, source, own) for role, own in owned.items()}
-    if config.roles.server_shards > 1:
-        slices = slice_bytes(_outlines(config, source, owned["server"]), config.roles.server_shards)
-        held |= {role: (slices, held[role][1]) for role in ("server", "shard")}
-    return held
+def adapter_elements(config: Config, source: ModelSource) -> tuple[int, int, list[int]]:
+    """Of what clients alone train, of what servers alone do, and of each block that both do."""
+    parts = parts_held(config, [], source.block_count)
+    shared = [Part(block, block + 1, lm_head=False) for block in client_cuts(config).shared]
+    both = [_held(config, source, [block])[1] // 4 for block in shared]
+    of_clients = sum(_held(config, source, [parts[name]])[1] // 4 for name in trained_by_clients(config))
+    return of_clients, _held(config, source, [parts["body"]])[1] // 4 - sum(both), both
 
 
-def _owned(parts: Mapping[str, Part]) -> dict[str, list[Part]]:
-    return {role: [parts[name] for name in names if name in parts] for role, names in HELD_BY.items()}
+def factor_elements(config: Config, source: ModelSource) -> list[int]:
+    """Of the factors that each logical client trains, at its own rank."""
+    parts = parts_held(config, [], source.block_count)
+    shapes = [shape for name in trained_by_clients(config) for shape in _adapter_shapes(config, source, parts[name])]
+    ranks = Ranks(config.lora.ranks, shapes)
+    return [ranks.elements(client) for client in range(config.fed.clients)]
 
 
-def _roles(config: Config, source: ModelSource, layout: Layout, parts: Mapping[str, Part]) -> Table:
+def held_by(config: Config, source: ModelSource, role: str, owned: Sequence[Part]) -> tuple[int, int]:
+    """Bytes of weights and of adapters that a rank of this role will hold of its parts."""
+    weights, adapters = _held(config, source, owned)
+    if config.roles.server_shards > 1 and role in ("server", "shard"):
+        weights = slice_bytes(_outlines(config, source, owned), config.roles.server_shards)
+    return weights, adapters
+
+
+def _roles(config: Config, source: ModelSource, layout: Layout) -> Table:
     table = Table("rank", "device", "blocks", "weights", "adapter", box=None, pad_edge=False, title_justify="left")
     table.title = "what each rank will hold"
-    owned, held = _owned(parts), held_by(config, source, parts)
+    held: dict[tuple[Part, ...], tuple[int, int]] = {}  # many ranks hold the same
     for rank in range(layout.world_size):
         role = layout.role_of(rank)
-        blocks = ", ".join(f"{part.first}..{part.last - 1}" for part in owned[role])
+        parts = parts_held(config, layout.clients_of(rank) if role == "client" else [], source.block_count)
+        owned = tuple(parts[name] for name in HELD_BY[role] if name in parts)
+        if owned not in held:
+            held[owned] = held_by(config, source, role, owned)
+        blocks = ", ".join(f"{part.first}..{part.last - 1}" for part in owned)
         device = planned(config.runtime.device, rank)  # as if all ranks were on this machine
-        table.add_row(layout.name_of(rank), device, blocks, *map(megabytes, held[role]))
+        table.add_row(layout.name_of(rank), device, blocks, *map(megabytes, held[owned]))
     return table
 
 

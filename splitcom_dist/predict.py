@@ -18,6 +18,7 @@ from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.compressed_mean import ANNOUNCEMENT, CHECKSUM, packet_bytes
 from splitcom_dist.comm.factors import answer_bytes, factor_bytes
 from splitcom_dist.comm.gradients import gradient_bytes
+from splitcom_dist.comm.layer_mean import layer_mean_bytes
 from splitcom_dist.config import Config, LinkCodecConfig, head_trains, names_samples
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import LINKS, is_upward, links_of
@@ -56,19 +57,26 @@ def predict_links(
 
 
 def predict_adapters(
-    config: Config, schedule: Schedule, of_clients: int, of_servers: int, factors: Sequence[int] = ()
+    config: Config,
+    schedule: Schedule,
+    of_clients: int,
+    of_servers: int,
+    shared: Sequence[int] = (),
+    factors: Sequence[int] = (),
 ) -> int:
-    """Bytes of averaging, of the servers' gradients and of the adapter that one of them sends, from elements of each;
-    `factors` are those of every logical client, where the aggregator averages their products.
+    """Bytes of averaging, of the servers' gradients and of the adapter that one of them sends, from elements of each.
 
-    For `rest.policy=gain` at most.
+    `shared` are those of each block that some clients train and servers for others, not counted with either; `factors`
+    those of every logical client, where the aggregator averages their products. For `rest.policy=gain` at most.
     """
     steps = range(schedule.total_steps)
     averagings = sum(map(schedule.averages_after, steps))
     evaluations = sum(map(schedule.evaluates_after, steps))
     ranks = len(schedule.layout.client_ranks)
     servers = len(schedule.layout.server_ranks)
-    gradients = len(steps) * servers * gradient_bytes(of_servers) if servers > 1 else 0
+    gradients = 0
+    if servers > 1:
+        gradients = len(steps) * servers * gradient_bytes(of_servers + sum(shared), len(shared))
     if config.fed.adapter_quantizer == "int8":
         packets = _packets(schedule) * packet_bytes(of_clients)
         return (
@@ -83,7 +91,8 @@ def predict_adapters(
     # A weight goes along. In an all-reduce the aggregator, which only listens, gives as much as the others; in a star
     # it gives the sum to each of them.
     vectors = 2 * ranks if config.fed.lost == "go_on" else ranks + 1
-    return averagings * vectors * 4 * (of_clients + 1) + gradients + evaluations * 4 * of_servers
+    means = averagings * (vectors * 4 * (of_clients + 1) + (ranks + servers + 1) * layer_mean_bytes(shared))
+    return means + gradients + evaluations * 4 * of_servers
 
 
 def _packets(schedule: Schedule) -> int:

@@ -56,8 +56,8 @@ def parts_of(cut_layer: int, block_count: int, tail_layers: int) -> dict[str, Pa
 
 def cuts_of(config: Config, block_count: int) -> frozenset[int]:
     """Every cut of a run, named by the block behind it; in the U-shape also that before the tail."""
-    model = config.model
-    return frozenset({model.cut_layer} | ({block_count - model.tail_layers} if model.tail_layers else set()))
+    tail = config.model.tail_layers
+    return frozenset({*client_cuts(config).of_clients} | ({block_count - tail} if tail else set()))
 
 
 def blocks_at(cuts: Iterable[int]) -> frozenset[int]:
