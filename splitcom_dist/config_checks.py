@@ -241,8 +241,8 @@ def _check_cuts(config: Config) -> None:
             raise UserError(f"{key}={value}: where fed.cut_layers differ {why}; set {key}={needed} or equal cuts")
     if config.codec.down_gradient.gate == "never":
         raise UserError(
-            f"codec.down_gradient.gate=never (codec {config.codec.name}): heads freeze, but where fed.cut_layers differ "
-            "a server trains blocks of them for others; take another codec or equal cuts"
+            f"codec.down_gradient.gate=never (codec {config.codec.name}): heads freeze, but where fed.cut_layers "
+            "differ a server trains blocks of them for others; take another codec or equal cuts"
         )
 
 

@@ -56,9 +56,8 @@ class ClientRole:
         self.edge = edge
         self.clients = clients
         self.shared = shared
-        self.alone = len(start) - (
-            shared.elements(self.shared_blocks) if shared else 0
-        )  # elements that no server trains
+        # Elements that no server trains.
+        self.alone = len(start) - (shared.elements(self.shared_blocks) if shared else 0)
         quantizer = context.config.fed.adapter_quantizer
         self.averaging = make_averaging(quantizer, start[: self.alone], context.world.circle)
         self.ranks = ranks
