@@ -54,6 +54,9 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("fed.clients=2", "fed.clients=2 is fewer than roles.client_ranks=3"),
         ("codec.up_activation.theta=1.5", "a cosine lies between -1 and 1"),
         ("codec.up_activation.gate=once", "go together"),
+        ("fed.cut_layers=[1,2]", "fed.cut_layers: 2 cuts for fed.clients=3; give one for each"),
+        ("fed.cut_layers=[1,2,0]", "a cut at 0: every client has at least 1 block"),
+        ("fed.cut_layers=2", "fed.cut_layers"),
         ("fed.speed.dist=list", "fed.speed.values: 0 speeds for fed.clients=3; give one for each"),
         ("fed.speed.values=[1,2]", "fed.speed.values=2.0: a speed is above 0 and at most 1"),
         ("fed.speed.low=0", "fed.speed.low=0.0: a speed is above 0 and at most 1"),
@@ -81,6 +84,23 @@ def test_mistakes_are_named(override: str, message: str) -> None:
         load_config([], [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "fed.lost=go_on",
+        "fed.adapter_quantizer=int8",
+        "roles.server_shards=2",
+        "codec=frozen",
+        "codec=video rest.policy=every_k",
+    ],
+)
+def test_what_different_cuts_cannot_do_is_refused_and_equal_ones_can(override: str) -> None:
+    load_config([], [*override.split(), "fed.cut_layers=[2,2,2]"])
+    with pytest.raises(UserError, match="fed.cut_layers") as caught:
+        load_config([], [*override.split(), "fed.cut_layers=[2,1,2]"])
+    assert "equal cuts" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_heads_cannot_rest_where_rounds_draw_their_clients() -> None:

@@ -97,7 +97,7 @@ class NoPositions(nn.Module):
 
 def check_cuts(config: Config, block_count: int) -> None:
     """Raise UserError unless every client's head and body keep at least one block each."""
-    key = "model.cut_layer" if config.fed.cut_layers is None else "a client's cut in fed.cut_layers"
+    key = "model.cut_layer" if config.fed.cut_layers is None else "fed.cut_layers"
     for cut_layer in sorted(set(client_cuts(config).of_clients)):
         check_cut(cut_layer, block_count, config.model.tail_layers, key)
 

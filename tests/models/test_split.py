@@ -64,6 +64,30 @@ def test_head_then_body_is_the_whole_model(family: str, cut: int, model_folders:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_deep_head_and_a_deep_body_serve_every_cut(family: str, cut: int, model_folders: dict[str, Path]) -> None:
+    """The head of the deepest cut and the body of the shallowest one: blocks on the other side are passed by."""
+    _, model, first, _ = parts(model_folders[family], 3)
+    _, _, _, second = parts(model_folders[family], 1)
+    before = [list(part.state_dict()) for part in (first, second)]
+    expected = model(input_ids=IDS).logits
+    activation = forward_blocks(first, input_ids=IDS, last=cut)
+    cut_off = activation.detach().requires_grad_()
+    found = second.lm_head(forward_blocks(second, activation=cut_off, first=cut))
+    assert torch.equal(found, expected)
+    expected.square().sum().backward()
+    found.square().sum().backward()
+    activation.backward(cut_off.grad)
+    for part, trained in ((first, range(cut)), (second, range(cut, 4))):
+        for name, parameter in adapter_parameters(part).items():
+            block = next(int(word) for word in name.split(".") if word.isdecimal())
+            assert (parameter.grad is not None) == (block in trained), name
+            if parameter.grad is not None:
+                assert torch.allclose(parameter.grad, adapter_parameters(model)[name].grad, rtol=1e-4, atol=1e-5)
+    assert [list(part.state_dict()) for part in (first, second)] == before, "every block is back in its place"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_right_padding_does_not_reach_real_positions(family: str, model_folders: dict[str, Path]) -> None:
     _, _, first, second = parts(model_folders[family], 2)
     padded = torch.cat([IDS, torch.zeros(3, 4, dtype=torch.int64)], dim=1)
