@@ -93,6 +93,6 @@ def _explain(error: OmegaConfBaseException) -> str:
     if key in known:
         return f"{key}: {str(error.msg or error).splitlines()[0]}"
     leaves = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(key, known, 1)
+    near = [leaves[key]] if key in leaves else difflib.get_close_matches(key, known, 1)
     near = near or [leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, 1)]
     return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; `--dry-run` prints every key")

@@ -98,7 +98,7 @@ def test_mistakes_are_named(override: str, message: str) -> None:
 )
 def test_what_different_cuts_cannot_do_is_refused_and_equal_ones_can(override: str) -> None:
     load_config([], [*override.split(), "fed.cut_layers=[2,2,2]"])
-    with pytest.raises(UserError, match="fed.cut_layers") as caught:
+    with pytest.raises(UserError, match=r"fed\.cut_layers") as caught:
         load_config([], [*override.split(), "fed.cut_layers=[2,1,2]"])
     assert "equal cuts" in str(caught.value) and "\n" not in str(caught.value)
 

@@ -73,16 +73,17 @@ def test_what_mixed_cuts_send_is_what_was_predicted(
     extra: list[str], model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     ranks = ["roles.client_ranks=2", "fed.clients=4", "fed.cut_layers=[3,1,2,1]"]
-    summary, config = trained([*overrides(model_folders["llama"], "standard", "none"), *ranks, *extra], tmp_path)
+    mixed = [*overrides(model_folders["llama"], "standard", "none"), *ranks, *extra]
+    summary, config = trained(mixed, tmp_path / "run")
     source, schedule, links = predicted(config)
     assert links.keys() == summary["links"].keys()
     for link, count in links.items():
         assert count.least == count.most == summary["links"][link]["wire_bytes"], link
     assert predict_adapters(config, schedule, *adapter_elements(config, source)) == summary["adapter_bytes"]
-    layout, rounds, told = schedule.layout, read(tmp_path / "run.h5", "rounds"), read(tmp_path / "run.h5", "events")
+    rounds, told = (read(tmp_path / "run" / "run.h5", table) for table in ("rounds", "events"))
     for step in np.unique(rounds["step"]):
         weights = rounds[rounds["step"] == step]["weight"]
-        assert len(weights) == layout.world_size and len(set(weights.tolist())) == 1, "servers take part too"
+        assert len(weights) == schedule.layout.world_size and len(set(weights.tolist())) == 1, "servers take part too"
     texts = {row["text"] if isinstance(row["text"], str) else row["text"].decode() for row in told}
     cuts = config.fed.cut_layers or []
     assert {f"client {client} is cut after {cut} blocks" for client, cut in enumerate(cuts)} <= texts
