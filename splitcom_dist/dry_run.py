@@ -73,27 +73,33 @@ def factor_elements(config: Config, source: ModelSource) -> list[int]:
     return [ranks.elements(client) for client in range(config.fed.clients)]
 
 
-def held_by(config: Config, source: ModelSource, role: str, owned: Sequence[Part]) -> tuple[int, int]:
-    """Bytes of weights and of adapters that a rank of this role will hold of its parts."""
-    weights, adapters = _held(config, source, owned)
-    if config.roles.server_shards > 1 and role in ("server", "shard"):
-        weights = slice_bytes(_outlines(config, source, owned), config.roles.server_shards)
-    return weights, adapters
+def held_by(config: Config, source: ModelSource, layout: Layout) -> list[tuple[int, int]]:
+    """Bytes of weights and of adapters that each rank will hold."""
+    known: dict[tuple[Part, ...], tuple[int, int]] = {}  # many ranks hold the same
+    for rank in range(layout.world_size):
+        owned = _owned(config, source, layout, rank)
+        if owned in known:
+            continue
+        known[owned] = _held(config, source, owned)
+        if config.roles.server_shards > 1 and rank in layout.body_ranks:
+            slices = slice_bytes(_outlines(config, source, owned), config.roles.server_shards)
+            known[owned] = slices, known[owned][1]
+    return [known[_owned(config, source, layout, rank)] for rank in range(layout.world_size)]
+
+
+def _owned(config: Config, source: ModelSource, layout: Layout, rank: int) -> tuple[Part, ...]:
+    role = layout.role_of(rank)
+    parts = parts_held(config, layout.clients_of(rank) if role == "client" else [], source.block_count)
+    return tuple(parts[name] for name in HELD_BY[role] if name in parts)
 
 
 def _roles(config: Config, source: ModelSource, layout: Layout) -> Table:
     table = Table("rank", "device", "blocks", "weights", "adapter", box=None, pad_edge=False, title_justify="left")
     table.title = "what each rank will hold"
-    held: dict[tuple[Part, ...], tuple[int, int]] = {}  # many ranks hold the same
-    for rank in range(layout.world_size):
-        role = layout.role_of(rank)
-        parts = parts_held(config, layout.clients_of(rank) if role == "client" else [], source.block_count)
-        owned = tuple(parts[name] for name in HELD_BY[role] if name in parts)
-        if owned not in held:
-            held[owned] = held_by(config, source, role, owned)
-        blocks = ", ".join(f"{part.first}..{part.last - 1}" for part in owned)
+    for rank, held in enumerate(held_by(config, source, layout)):
+        blocks = ", ".join(f"{part.first}..{part.last - 1}" for part in _owned(config, source, layout, rank))
         device = planned(config.runtime.device, rank)  # as if all ranks were on this machine
-        table.add_row(layout.name_of(rank), device, blocks, *map(megabytes, held[owned]))
+        table.add_row(layout.name_of(rank), device, blocks, *map(megabytes, held))
     return table
 
 

@@ -85,5 +85,5 @@ def load_share(config: Config, world: World, source: ModelSource, device: torch.
 
 def _adapter_elements(config: Config, source: ModelSource, block: int) -> int:
     outline = outline_part(source, Part(block, block + 1, lm_head=False))
-    insert_lora(outline, config.lora)
+    insert_lora(outline, config.lora, blocks_at(cuts_of(config, source.block_count)))
     return sum(parameter.numel() for parameter in adapter_parameters(outline).values())

@@ -14,7 +14,7 @@ from test_resume import at_step, check_same, go_on
 from test_runs import train
 
 from splitcom_dist.config_files import load_config
-from splitcom_dist.dry_run import adapter_elements
+from splitcom_dist.dry_run import adapter_elements, held_by
 from splitcom_dist.predict import predict_adapters
 from splitcom_dist.telemetry.hdf5 import read
 
@@ -80,6 +80,8 @@ def test_what_mixed_cuts_send_is_what_was_predicted(
     for link, count in links.items():
         assert count.least == count.most == summary["links"][link]["wire_bytes"], link
     assert predict_adapters(config, schedule, *adapter_elements(config, source)) == summary["adapter_bytes"]
+    held = [sum(held) for held in held_by(config, source, schedule.layout)]
+    assert [rank["weights_bytes"] for rank in summary["ranks"]] == held
     rounds, told = (read(tmp_path / "run" / "run.h5", table) for table in ("rounds", "events"))
     for step in np.unique(rounds["step"]):
         weights = rounds[rounds["step"] == step]["weight"]
