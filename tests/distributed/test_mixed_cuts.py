@@ -20,13 +20,13 @@ from splitcom_dist.telemetry.hdf5 import read
 
 SHAPES: dict[str, tuple[int, list[str]]] = {  # by name, tail layers and what else is set
     "three ranks": (0, ["fed.cut_layers=[1,2,3]"]),
-    "deep first": (0, ["fed.cut_layers=[3,1,3]", "roles.client_ranks=2"]),
+    "two depths on a rank": (0, ["fed.cut_layers=[3,1,1]", "roles.client_ranks=2"]),
     "two servers": (0, ["fed.cut_layers=[3,2,1]", "roles.server_ranks=2"]),
     "parked": (0, ["fed.cut_layers=[2,3,1]", "roles.client_ranks=1", "fed.resident=1"]),
-    "u_shape": (1, ["fed.cut_layers=[1,2,1]", "roles.client_ranks=2"]),
+    "u_shape": (1, ["fed.cut_layers=[1,1,2]", "roles.client_ranks=2"]),
     "u_shape, two servers": (1, ["fed.cut_layers=[2,1,1]", "roles.server_ranks=2"]),
 }
-FAST = ("gpt2", "three ranks"), ("llama", "deep first"), ("llama", "u_shape")
+FAST = ("gpt2", "three ranks"), ("llama", "two depths on a rank"), ("llama", "u_shape")
 
 
 def run(out: Path, settings: list[str]) -> None:
