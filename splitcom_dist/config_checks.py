@@ -235,6 +235,8 @@ def _check_cuts(config: Config) -> None:
         ("fed.lost", "end", "servers take part in the averaging and cannot do without a rank"),
         ("fed.adapter_quantizer", "none", "the changes that ranks give to a mean are of different blocks"),
         ("roles.server_shards", 1, "a server's shards do not know where a batch enters"),
+        ("lora.ranks", None, "a block would be of one rank at its client and of another at the server"),
+        ("fed.rank_aggregation", "zero_pad", "no rank has the whole adapters that it would need"),
         ("rest.policy", "never", "blocks that rest at one client would train at a server for another"),
     ):
         if (value := lookup(config, key)) != needed:

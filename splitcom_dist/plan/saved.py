@@ -99,14 +99,11 @@ def _settle(model: nn.Module) -> None:
 def count_saved(model: Any, part: Part, batch: Batch, trains: bool, hidden: int, dtype: torch.dtype) -> int:
     """The same of a model as it is, real or not."""
     shape = (batch.samples, batch.length)
-    inputs: dict[str, Tensor] = (
-        {"input_ids": torch.zeros(shape, dtype=torch.int64)}
-        if part.first == 0
-        else {"activation": torch.zeros(*shape, hidden, dtype=dtype, requires_grad=trains)}
-    )
+    ids = torch.zeros(shape, dtype=torch.int64) if part.first == 0 else None
+    activation = torch.zeros(*shape, hidden, dtype=dtype, requires_grad=trains) if part.first else None
     saved = SavedBytes([*model.parameters(), *model.buffers()])
     with saved:
-        output = forward_blocks(model, **inputs)
+        output = forward_blocks(model, input_ids=ids, activation=activation)
         if part.lm_head:
             rows = batch.positions if batch.targets is None else batch.targets
             logits = model.lm_head(output.flatten(0, 1)[torch.arange(rows)]).float()

@@ -22,7 +22,6 @@ from splitcom_dist.models.lora import (
 )
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.models.split import (
-    AbsentBlock,
     blocks_at,
     body,
     check_cut,

@@ -34,11 +34,11 @@ def part_of(folder: Path, part: Part, lora: LoraConfig) -> tuple[ModelSource, An
 
 def counted(model: Any, part: Part, batch: Batch, hidden: int, trains: bool) -> tuple[int, int]:
     """Forward and backward of one batch, as torch counts them; attention in the open, or its counter sees none."""
-    ids = torch.randint(1, 300, (batch.samples, batch.length))
-    activation = torch.randn(batch.samples, batch.length, hidden, requires_grad=trains)
+    ids = torch.randint(1, 300, (batch.samples, batch.length)) if part.first == 0 else None
+    activation = torch.randn(batch.samples, batch.length, hidden, requires_grad=trains) if part.first else None
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward, torch.set_grad_enabled(trains or part.first > 0):
-            output = forward_blocks(model, **({"input_ids": ids} if part.first == 0 else {"activation": activation}))
+            output = forward_blocks(model, input_ids=ids, activation=activation)
             if part.lm_head:
                 each = (batch.targets or batch.positions) // batch.samples
                 targets = [torch.ones(each, dtype=torch.int64)] * batch.samples
