@@ -66,7 +66,7 @@ def predicted_adapters(config: Config, source: ModelSource, schedule: Schedule) 
                 min(rank, a[0]) * (a[1] + b[0]) for a, b in zip(shapes[::2], shapes[1::2], strict=True)
             )
     of_clients = sum(elements[name] for name in trained_by_clients(config))
-    return predict_adapters(config, schedule, of_clients, elements["body"], factors)
+    return predict_adapters(config, schedule, of_clients, elements["body"], factors=factors)
 
 
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
