@@ -36,21 +36,36 @@ class Fate(Enum):
 
 @dataclass
 class Signs:
-    """What a process knows of the others, with times of a clock in seconds."""
+    """What a process knows of the others, with times of a clock in seconds.
+
+    How long others are silent is counted in time that this process has listened: while it is stopped itself, or has no
+    processor, nobody is silent.
+    """
 
     limit: float  # seconds of silence
     essential: Sequence[int]  # ranks without which no run goes on
     told: float  # when the store answered last
     failed: float | None = None  # since when another rank has
     lost: bool = False
-    heard: dict[int, tuple[int, float]] = field(default_factory=dict)  # by rank, its last beat, and since when
+    listened: float = 0.0  # for so long altogether
+    heard: dict[int, tuple[int, float]] = field(default_factory=dict)  # by rank, its last beat, after so much listening
 
-    def hear(self, rank: int, beat: int, now: float) -> None:
+    @property
+    def period(self) -> float:
+        """Between two looks at the store."""
+        return min(1.0, self.limit / 4)
+
+    def look(self, now: float) -> None:
+        """The store has answered."""
+        self.listened += min(now - self.told, 2 * self.period)
+        self.told = now
+
+    def hear(self, rank: int, beat: int) -> None:
         if rank not in self.heard or self.heard[rank][0] != beat:
-            self.heard[rank] = beat, now
+            self.heard[rank] = beat, self.listened
 
-    def silent(self, rank: int, now: float) -> bool:
-        return rank in self.heard and now - self.heard[rank][1] > self.limit
+    def silent(self, rank: int) -> bool:
+        return rank in self.heard and self.listened - self.heard[rank][1] > self.limit
 
     def fate(self, now: float) -> Fate | None:
         if now - self.told > self.limit:
@@ -59,7 +74,7 @@ class Signs:
             return Fate.LOST
         if self.failed is not None and now - self.failed > GRACE_SECONDS:
             return Fate.FAILED
-        return Fate.ALONE if any(self.silent(rank, now) for rank in self.essential) else None
+        return Fate.ALONE if any(map(self.silent, self.essential)) else None
 
 
 class Pulse:
@@ -94,15 +109,15 @@ class Pulse:
 
     def hear(self, rank: int) -> None:
         """A watched rank has come back: its silence begins now at the earliest."""
-        self._signs.hear(rank, -1, time.monotonic())
+        self._signs.hear(rank, -1)
 
     def silent(self, rank: int) -> bool:
         """Whether a watched rank has told nothing for too long."""
-        return self._signs.silent(rank, time.monotonic())
+        return self._signs.silent(rank)
 
     def _beat(self) -> None:
         signs = self._signs
-        while not self._rests.wait(min(1.0, signs.limit / 4)):
+        while not self._rests.wait(signs.period):
             try:
                 self._store.add(f"pulse/{self._rank}", 1)
                 beats = {rank: self._store.add(f"pulse/{rank}", 0) for rank in self._watched}
@@ -111,14 +126,14 @@ class Pulse:
             except RuntimeError:
                 return  # the store is gone, and with it the run: soon enough we are cut off
             now = time.monotonic()
+            signs.look(now)
             for rank, beat in beats.items():
-                signs.hear(rank, beat, now)
-            signs.told, signs.lost = now, lost
+                signs.hear(rank, beat)
+            signs.lost = lost
             signs.failed = (signs.failed or now) if failed else None
 
     def _watch(self) -> None:
         while not self._rests.wait(WATCH_SECONDS):
-            now = time.monotonic()
-            if (fate := self._signs.fate(now)) is not None:
-                self._end(fate, [rank for rank in self._signs.essential if self._signs.silent(rank, now)])
+            if (fate := self._signs.fate(time.monotonic())) is not None:
+                self._end(fate, [rank for rank in self._signs.essential if self._signs.silent(rank)])
                 return
