@@ -32,7 +32,8 @@ def settle(context: Context, role: Role, directory: RunDirectory, seconds: float
         everybody = range(world.layout.world_size)
         books = {rank: json.loads(text) for rank, text in world.hear_all("books", everybody, "the last books").items()}
         for rank in set(everybody) - set(books):  # lost, and not back: what its log has kept
-            books[rank] = read_kept(directory.rank_telemetry(rank))[1].tolist(), (0, 0), 0
+            kept = read_kept(directory.rank_telemetry(rank))[1].tolist()
+            books[rank] = kept or [0] * len(ledger.totals()), (0, 0), 0
         totals = torch.tensor([books[rank][0] for rank in everybody]).sum(0)
         left_out = sum(books[rank][2] for rank in everybody)
         _write(context, role, directory, seconds, totals, [books[rank][1] for rank in everybody], left_out)

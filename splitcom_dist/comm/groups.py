@@ -83,7 +83,7 @@ class Groups:
         name = f"{kind}/{client_rank}/{incarnation}"
         timeout = self._patience if mine else self._timeout
         if self._tolerant and self._rank == self._layout.aggregator_rank:
-            timeout *= SILENCE
+            timeout *= SILENCE / 2  # on top of the silence that it may have waited for before
         return GlooPair(self._store, name, self._rank, other if mine else client_rank, timeout)
 
     @property

@@ -26,12 +26,13 @@ class RankLog:
         """`kept` rows of each table are taken over from the log that is there, of the run that goes on."""
         self.path = path
         old = {table: read(path, table)[:count] for table, count in (kept or {}).items()}
+        totals = np.zeros(0, np.int64) if kept is None else read_kept(path)[1]  # until the first flush
         self._totals: Callable[[], np.ndarray] | None = None
         self._pending: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
         with self._naming_the_file():
             place = path if kept is None else path.with_suffix(".part")
             self._file = h5py.File(place, "x" if kept is None else "w", libver="latest")
-            self._file.create_dataset(TOTALS, shape=(0,), maxshape=(None,), dtype=np.int64, chunks=(64,))
+            self._file.create_dataset(TOTALS, data=totals, maxshape=(None,), dtype=np.int64, chunks=(64,))
             self._tables = {table: _create(self._file, table) for table in TABLES}
             self._file.attrs.update(
                 schema_version=SCHEMA_VERSION,

@@ -13,7 +13,7 @@ import pandas
 import pytest
 
 from splitcom_dist.errors import UserError
-from splitcom_dist.telemetry.hdf5 import RankLog, read
+from splitcom_dist.telemetry.hdf5 import RankLog, read, read_kept
 from splitcom_dist.telemetry.join import join
 from splitcom_dist.telemetry.schema import TABLES, row_dtype
 
@@ -148,3 +148,14 @@ def test_every_column_has_unit_and_meaning() -> None:
         assert all(column.unit and column.meaning for column in columns)
         assert row_dtype(table).names == tuple(column.name for column in columns)
         assert np.zeros(1, row_dtype(table)).nbytes > 0
+
+
+def test_totals_outlive_a_process_that_goes_on_and_dies_before_its_first_flush(tmp_path: Path) -> None:
+    path = tmp_path / "rank_00000.h5"
+    with RankLog(path, rank=0, role="client", config="") as log:
+        log.also_keep(lambda: np.array([3, 5]))
+    counts, totals = read_kept(path)
+    assert totals.tolist() == [3, 5]
+    RankLog(path, rank=0, role="client", config="", kept=counts).close()
+    assert read_kept(path)[1].tolist() == [3, 5]
+    assert read_kept(tmp_path / "none.h5")[0] is None
