@@ -15,14 +15,13 @@ from splitcom_dist.config_files import to_yaml
 from splitcom_dist.cuts import client_cuts
 from splitcom_dist.devices import planned
 from splitcom_dist.layout import Layout, layout_for
-from splitcom_dist.models.lora import adapter_parameters, insert_lora
+from splitcom_dist.models.lora import adapter_parameters, adapter_shapes, insert_lora
 from splitcom_dist.models.sources import ModelSource, find_model
 from splitcom_dist.models.split import (
     HELD_BY,
     Part,
-    blocks_at,
     check_cuts,
-    cuts_of,
+    cut_blocks,
     outline_part,
     parts_held,
     resident_bytes,
@@ -60,15 +59,19 @@ def adapter_elements(config: Config, source: ModelSource) -> tuple[int, int, lis
     """Of what clients alone train, of what servers alone do, and of each block that both do."""
     parts = parts_held(config, [], source.block_count)
     shared = [Part(block, block + 1, lm_head=False) for block in client_cuts(config).shared]
-    both = [_held(config, source, [block])[1] // 4 for block in shared]
-    of_clients = sum(_held(config, source, [parts[name]])[1] // 4 for name in trained_by_clients(config))
-    return of_clients, _held(config, source, [parts["body"]])[1] // 4 - sum(both), both
+    both = [_elements(config, source, block) for block in shared]
+    of_clients = sum(_elements(config, source, parts[name]) for name in trained_by_clients(config))
+    return of_clients, _elements(config, source, parts["body"]) - sum(both), both
+
+
+def _elements(config: Config, source: ModelSource, part: Part) -> int:
+    return sum(shape.numel() for shape in adapter_shapes(config, source, part))
 
 
 def factor_elements(config: Config, source: ModelSource) -> list[int]:
     """Of the factors that each logical client trains, at its own rank."""
     parts = parts_held(config, [], source.block_count)
-    shapes = [shape for name in trained_by_clients(config) for shape in _adapter_shapes(config, source, parts[name])]
+    shapes = [shape for name in trained_by_clients(config) for shape in adapter_shapes(config, source, parts[name])]
     ranks = Ranks(config.lora.ranks, shapes)
     return [ranks.elements(client) for client in range(config.fed.clients)]
 
@@ -103,20 +106,13 @@ def _roles(config: Config, source: ModelSource, layout: Layout) -> Table:
     return table
 
 
-def _adapter_shapes(config: Config, source: ModelSource, part: Part) -> list[torch.Size]:
-    """Of a part's adapters, in the order of every flat vector."""
-    model = outline_part(source, part)
-    insert_lora(model, config.lora, blocks_at(cuts_of(config, source.block_count)))
-    return [parameter.shape for parameter in adapter_parameters(model).values()]
-
-
 def _held(config: Config, source: ModelSource, owned: Sequence[Part]) -> tuple[int, int]:
     """Bytes of weights and of adapters of one rank's parts."""
     models = _outlines(config, source, owned)
     if len(models) == 2:
         tie_tail(*models)
     weights = resident_bytes(models)
-    at_cut = blocks_at(cuts_of(config, source.block_count))
+    at_cut = cut_blocks(config, source.block_count)
     for model in models:
         insert_lora(model, config.lora, at_cut)
     return weights, sum(parameter.numel() * 4 for parameter in adapter_parameters(models).values())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from splitcom_dist.models.lora import adapter_parameters, peft_config, save_adapter
-from splitcom_dist.models.split import blocks_at, cuts_of, resident_bytes
+from splitcom_dist.models.split import cut_blocks, resident_bytes
 from splitcom_dist.roles.aggregator import AggregatorRole
 from splitcom_dist.roles.build import Role
 from splitcom_dist.roles.context import Context
@@ -52,7 +52,7 @@ def _write(
     for warning in join(directory.telemetry, directory.root / "run.h5", layout.world_size):
         log.warning(warning)
     base = config.model.name if config.model.name != "tiny" else str(context.source.folder)
-    at_cut = blocks_at(cuts_of(config, context.source.block_count))
+    at_cut = cut_blocks(config, context.source.block_count)
     adapter = peft_config(context.source.config.model_type, config.lora, base, at_cut)
     save_adapter(directory.adapter, adapter_parameters(role.model), adapter)
     links, others = named_totals(totals)

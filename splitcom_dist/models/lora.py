@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from splitcom_dist.config import LoraConfig
+from splitcom_dist.config import Config, LoraConfig
 from splitcom_dist.devices import to_host
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.families import family_of
-from splitcom_dist.models.split import Part
+from splitcom_dist.models.sources import ModelSource
+from splitcom_dist.models.split import Part, cut_blocks, outline_part
 
 
 def peft_config(model_type: str, lora: LoraConfig, base: str, at_cut: Collection[int] = ()) -> peft.LoraConfig:
@@ -99,6 +100,13 @@ def without(parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter]) 
     """Those parameters that are none of the others, in order."""
     left_out = set(map(id, others))
     return [parameter for parameter in parameters if id(parameter) not in left_out]
+
+
+def adapter_shapes(config: Config, source: ModelSource, part: Part) -> list[torch.Size]:
+    """Of a part's adapters, held anywhere or not, in the order of every flat vector."""
+    model = outline_part(source, part)
+    insert_lora(model, config.lora, cut_blocks(config, source.block_count))
+    return [parameter.shape for parameter in adapter_parameters(model).values()]
 
 
 def flatten(tensors: Sequence[Tensor]) -> Tensor:

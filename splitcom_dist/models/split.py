@@ -65,6 +65,11 @@ def blocks_at(cuts: Iterable[int]) -> frozenset[int]:
     return frozenset(block for cut in cuts for block in (cut - 1, cut))
 
 
+def cut_blocks(config: Config, block_count: int) -> frozenset[int]:
+    """The blocks next to any cut of a run, whose LoRA rank may be lower."""
+    return blocks_at(cuts_of(config, block_count))
+
+
 HELD_BY = {
     "client": ("head", "tail"),
     "server": ("body",),

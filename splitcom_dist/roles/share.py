@@ -11,9 +11,9 @@ from splitcom_dist.comm.sharded_weights import shard_weights
 from splitcom_dist.config import Config
 from splitcom_dist.cuts import client_cuts
 from splitcom_dist.data.tokens import Sample
-from splitcom_dist.models.lora import adapter_parameters, attach_lora, insert_lora, is_in_part
+from splitcom_dist.models.lora import adapter_parameters, adapter_shapes, attach_lora, is_in_part
 from splitcom_dist.models.sources import ModelSource
-from splitcom_dist.models.split import HELD_BY, Part, blocks_at, cuts_of, load_part, outline_part, parts_held, tie_tail
+from splitcom_dist.models.split import HELD_BY, Part, cut_blocks, load_part, parts_held, tie_tail
 from splitcom_dist.shards import training_shards, validation_samples
 from splitcom_dist.world import World
 
@@ -65,12 +65,15 @@ def load_share(config: Config, world: World, source: ModelSource, device: torch.
     role = world.layout.role_of(world.rank)
     clients = world.layout.clients_of(world.rank) if role == "client" else []
     cuts, held = (parts_held(config, those, source.block_count) for those in ([], clients))
-    shared = {block: _adapter_elements(config, source, block) for block in client_cuts(config).shared}
+    shared = {
+        block: sum(shape.numel() for shape in adapter_shapes(config, source, Part(block, block + 1, lm_head=False)))
+        for block in client_cuts(config).shared
+    }
     dtype = getattr(torch, config.model.dtype)
     models = {name: load_part(source, held[name], dtype) for name in HELD_BY[role] if name in held}
     if "tail" in models:
         tie_tail(models["head"], models["tail"])
-    at_cut = blocks_at(cuts_of(config, source.block_count))
+    at_cut = cut_blocks(config, source.block_count)
     for model in models.values():
         attach_lora(model, config.lora, config.train.seed, at_cut)
         cast(nn.Module, model).to(device)
@@ -81,9 +84,3 @@ def load_share(config: Config, world: World, source: ModelSource, device: torch.
     if world.groups.shards is not None:
         shard_weights(models["body"], world.groups.shards)
     return Share(models, cuts, shared)
-
-
-def _adapter_elements(config: Config, source: ModelSource, block: int) -> int:
-    outline = outline_part(source, Part(block, block + 1, lm_head=False))
-    insert_lora(outline, config.lora, blocks_at(cuts_of(config, source.block_count)))
-    return sum(parameter.numel() for parameter in adapter_parameters(outline).values())

@@ -13,7 +13,7 @@ from splitcom_dist.config_files import load_config, preset_folder
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.lora import adapter_parameters, attach_lora
 from splitcom_dist.models.sources import ModelSource, find_model
-from splitcom_dist.models.split import blocks_at, cuts_of, load_part, parts_of, trained_by_clients
+from splitcom_dist.models.split import cut_blocks, load_part, parts_of, trained_by_clients
 from splitcom_dist.predict import LinkBytes, predict_adapters, predict_links
 from splitcom_dist.schedule import Schedule, schedule_for
 from splitcom_dist.shards import training_shards
@@ -56,7 +56,7 @@ def predicted(config: Config) -> tuple[ModelSource, Schedule, dict[str, LinkByte
 def predicted_adapters(config: Config, source: ModelSource, schedule: Schedule) -> int:
     parts = parts_of(config.model.cut_layer, source.block_count, config.model.tail_layers)
     elements, factors = {}, [0] * config.fed.clients
-    at_cut, ranks = blocks_at(cuts_of(config, source.block_count)), config.lora.ranks or [99] * config.fed.clients
+    at_cut, ranks = cut_blocks(config, source.block_count), config.lora.ranks or [99] * config.fed.clients
     for name, part in parts.items():
         model = attach_lora(load_part(source, part, torch.float32), config.lora, 0, at_cut)
         shapes = [parameter.shape for parameter in adapter_parameters(model).values()]
