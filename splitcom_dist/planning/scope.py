@@ -1,6 +1,7 @@
-"""Which runs can be profiled and planned: whole servers in the standard shape, at the speed that their ranks have."""
+"""Which runs can be profiled and planned: whole servers in the standard shape, one cut and one LoRA rank for all
+clients, at the speed that their ranks have."""
 
-from splitcom_dist.config import Config
+from splitcom_dist.config import Config, lookup
 from splitcom_dist.errors import UserError
 
 
@@ -10,5 +11,13 @@ def check_planned(config: Config) -> None:
         raise UserError("model.tail_layers: only the standard shape is planned, set model.tail_layers=0")
     if config.roles.server_shards > 1:
         raise UserError("roles.server_shards: only whole servers are planned, set roles.server_shards=1")
+    for key, needed in (
+        ("fed.cut_layers", None),
+        ("lora.cut_rank", None),
+        ("lora.ranks", None),
+        ("fed.rank_aggregation", "zero_pad"),
+    ):
+        if lookup(config, key) != needed:
+            raise UserError(f"{key}: one cut and one LoRA rank are planned for all clients, leave it as it was")
     if config.fed.speed.dist != "none" or config.fed.straggler != "wait":
         raise UserError("fed.speed, fed.straggler: emulated and late clients are not planned, leave both as they were")

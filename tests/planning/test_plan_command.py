@@ -87,3 +87,13 @@ def test_mistakes_are_one_line(extra: list[str], reason: str, profile: Path) -> 
     found = run_command(["plan", *RUN, "--profile", str(profile), *extra])
     assert found.code == 2
     assert reason in found.stderr and found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["fed.cut_layers=[2]", "lora.cut_rank=2", "lora.ranks=[4]", "fed.rank_aggregation=svd", "model.tail_layers=1"],
+)
+def test_what_is_not_planned_is_refused_in_one_line(override: str, profile: Path) -> None:
+    outcome = run_command(["plan", *RUN, override, "--profile", str(profile)])
+    assert outcome.code == 2 and outcome.stderr.startswith(f"error: {override.partition('=')[0]}"), outcome.stderr
+    assert outcome.stderr.count("\n") == 1
