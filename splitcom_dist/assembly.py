@@ -24,7 +24,7 @@ class Assembly(Board):
     others."""
 
     def __init__(self, place: Place, layout: Layout, timeout_seconds: float, tolerant: bool) -> None:
-        """Find the board. Raises UserError where nothing tells, RuntimeError if it cannot be reached."""
+        """Find the board. Raises UserError where nothing tells where it is, or if it cannot be reached."""
         self.place = place
         self.timeout = timeout_seconds
         self.tolerant = tolerant

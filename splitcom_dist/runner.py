@@ -56,7 +56,6 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
         return 2
     try:
         _run(config, world, out, signals)
-        world.announce("over", "0")
         world.leave()
         return 0
     except Stopped as stopped:
@@ -80,8 +79,7 @@ def _stop(stopped: Stopped, world: World) -> int:
     """All ranks have saved their state and leave together."""
     if world.rank == world.layout.aggregator_rank:
         print(f"{stopped}: the same command with resume=auto goes on from there", flush=True)
-    world.announce("over", str(RESUME_ME))
-    world.leave()
+    world.leave(RESUME_ME)
     return RESUME_ME
 
 

@@ -137,7 +137,8 @@ class World(Assembly):
         """Up and down."""
         return Link(self._link.up_mbit, self._link.delay_ms), Link(self._link.down_mbit, self._link.delay_ms)
 
-    def leave(self) -> None:
-        """Close the groups, once every rank has come to its end."""
+    def leave(self, code: int = 0) -> None:
+        """Close the groups, once every rank has come to its end; who waits to come back hears the exit code."""
+        self.announce("over", str(code))
         self.disperse()
         self.groups.leave()

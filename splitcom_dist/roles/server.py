@@ -96,7 +96,6 @@ class ServerRole(ABC):
                     self.send_adapter(step)
                 if schedule.decides_after(step):
                     report(self.context, step, self.optimizer.lr, self.clients)
-                    self.context.log.flush()
                     self.take_verdict(step)
         finally:
             self.progress.close()

@@ -24,9 +24,7 @@ pytestmark = pytest.mark.long
 TIMEOUT = 10
 CLIENTS = range(3)
 SERVER, AGGREGATOR = 3, 4
-CHANGES = {
-    "roles.client_ranks": len(CLIENTS),
-    "fed.clients": 4,
+ENDLESS = {
     "fed.every": 3,
     "fed.lost": "go_on",
     "runtime.timeout_seconds": TIMEOUT,
@@ -34,6 +32,18 @@ CHANGES = {
     "train.epochs": 5000,  # until the test has seen enough
     "eval.every": 1000,
 }
+CHANGES = {"roles.client_ranks": len(CLIENTS), "fed.clients": 4, **ENDLESS}
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], object]) -> None:
+    """Until it holds; a log that is being made is no failure, the end of the process is."""
+    deadline = time.monotonic() + 150
+    while True:
+        with suppress(UserError):
+            if condition():
+                return
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
 
 
 class Run:
@@ -52,19 +62,10 @@ class Run:
 
     def wait_for_step(self, step: int, rank: int = SERVER) -> None:
         path = self.folder / "telemetry" / f"rank_{rank:05d}.h5"
-        self.wait_until(lambda: (read(path, "train")["step"] >= step).any())
+        wait_until(self.process, lambda: (read(path, "train")["step"] >= step).any())
 
     def wait_for_event(self, kind: str) -> None:
-        self.wait_until(lambda: self.events(kind))
-
-    def wait_until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 150
-        while True:
-            with suppress(UserError):  # a log that is being made
-                if condition():
-                    return
-            assert time.monotonic() < deadline and self.process.poll() is None, self.process.communicate()
-            time.sleep(0.05)
+        wait_until(self.process, lambda: self.events(kind))
 
     def events(self, kind: str) -> list[str]:
         rows = read(self.folder / "telemetry" / f"rank_{SERVER:05d}.h5", "events")

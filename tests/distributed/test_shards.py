@@ -296,7 +296,7 @@ def test_shards_go_on_without_a_client_that_is_lost_between_two_passes(
         steps = read(run.folder / "telemetry" / "rank_00003.h5", "train")["step"] if life > 1 else [0]
         run.wait_for_step(max(steps) + 4)
         os.kill(run.pid_of(1), signal.SIGKILL)
-        run.wait_until(lambda: len(run.events("back")) >= life)  # noqa: B023
+        test_lost.wait_until(run.process, lambda: len(run.events("back")) >= life)  # noqa: B023
     run.stop()
     assert len(run.events("lost")) >= 3
     served = read(run.folder / "telemetry" / "rank_00003.h5", "train")
