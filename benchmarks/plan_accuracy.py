@@ -19,7 +19,7 @@ from statistics import median
 import numpy as np
 from pareto_runs import ROOT, call
 
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.plan.cluster import read as read_profile
 from splitcom_dist.planning.estimate import Choice, Estimate, estimate
 from splitcom_dist.planning.setting import open_setting

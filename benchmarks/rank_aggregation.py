@@ -22,8 +22,8 @@ from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.aggregate.stack import stack
 from splitcom_dist.aggregate.svd import svd
 from splitcom_dist.aggregate.zero_pad import zero_pad
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.data.batching import collate
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.lora import adapter_parameters, attach_lora, flatten, is_in_part, unflatten_into

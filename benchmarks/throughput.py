@@ -66,7 +66,7 @@ def one_process(model_name: str, full_logits: bool) -> float:
     from torch.nn import functional
 
     from splitcom_dist.codec.ragged import target_rows, to_ragged
-    from splitcom_dist.config_files import load_config
+    from splitcom_dist.config.files import load_config
     from splitcom_dist.data.batching import collate
     from splitcom_dist.layout import layout_for
     from splitcom_dist.models.lora import peft_config

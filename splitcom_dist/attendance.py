@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from splitcom_dist.config import RestConfig
+from splitcom_dist.config.schema import RestConfig
 from splitcom_dist.state import State, facts, read_facts
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import load_config, preset_folder
+from splitcom_dist.config.files import load_config, preset_folder
+from splitcom_dist.config.schema import Config
 from splitcom_dist.doctor.command import add_arguments as add_doctor_arguments
 from splitcom_dist.doctor.command import doctor
 from splitcom_dist.errors import SplitcomError, UserError

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import nn
 from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.sharded_weights import slice_bytes
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import to_yaml
+from splitcom_dist.config.files import to_yaml
+from splitcom_dist.config.schema import Config
 from splitcom_dist.cuts import client_cuts
 from splitcom_dist.devices import planned
 from splitcom_dist.layout import Layout, layout_for

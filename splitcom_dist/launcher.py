@@ -14,7 +14,7 @@ import torch.distributed as dist
 from splitcom_dist.board import PATIENCE_SECONDS
 from splitcom_dist.checkpoints.signals import ASKING
 from splitcom_dist.children import Child, Forked, Started, end_with_parent
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.ending import end_process
 from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.sources import warm_up

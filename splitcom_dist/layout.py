@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.errors import UserError
 
 MANY = 16  # clients of one rank

@@ -19,7 +19,8 @@ from splitcom_dist.comm.compressed_mean import ANNOUNCEMENT, CHECKSUM, packet_by
 from splitcom_dist.comm.factors import answer_bytes, factor_bytes
 from splitcom_dist.comm.gradients import gradient_bytes
 from splitcom_dist.comm.layer_mean import layer_mean_bytes
-from splitcom_dist.config import Config, LinkCodecConfig, head_trains, names_samples
+from splitcom_dist.config.implied import head_trains, names_samples
+from splitcom_dist.config.schema import Config, LinkCodecConfig
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import LINKS, is_upward, links_of
 from splitcom_dist.models.sources import ModelSource

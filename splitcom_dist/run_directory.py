@@ -12,8 +12,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import to_yaml
+from splitcom_dist.config.files import to_yaml
+from splitcom_dist.config.schema import Config
 from splitcom_dist.errors import UserError
 from splitcom_dist.state import apart
 

@@ -11,8 +11,8 @@ from splitcom_dist.checkpoints.course import Course
 from splitcom_dist.checkpoints.files import CheckpointFolder
 from splitcom_dist.checkpoints.signals import RESUME_ME, StopSignals
 from splitcom_dist.checkpoints.start import agree_on_start
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import to_yaml
+from splitcom_dist.config.files import to_yaml
+from splitcom_dist.config.schema import Config
 from splitcom_dist.devices import device_for, sharing, take
 from splitcom_dist.errors import PeerLost, RunOver, SplitcomError, Stopped, UserError
 from splitcom_dist.layout import layout_for

@@ -12,7 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from splitcom_dist.attendance import Attendance, Mode
-from splitcom_dist.config import Config, RestConfig, head_trains
+from splitcom_dist.config.implied import head_trains
+from splitcom_dist.config.schema import Config, RestConfig
 from splitcom_dist.control.choice import decides_by_rounds
 from splitcom_dist.data.batching import epoch_order
 from splitcom_dist.layout import Layout

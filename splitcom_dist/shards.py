@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.data.classes import Classes, by_label, by_length, sources
 from splitcom_dist.data.corpora import load
 from splitcom_dist.data.examples import Example

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from splitcom_dist.checkpoints.start import check_same_run
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import shipped_folder
+from splitcom_dist.config.files import shipped_folder
+from splitcom_dist.config.schema import Config
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.run_directory import default_root

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
-from splitcom_dist.config import TrainConfig
+from splitcom_dist.config.schema import TrainConfig
 from splitcom_dist.state import State, facts, read_facts
 
 SCHEDULE_STATE = ("last_epoch", "_step_count", "_last_lr")

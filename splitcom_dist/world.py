@@ -15,7 +15,7 @@ from splitcom_dist.comm.mpi_p2p import MpiCommunicator, available, check_launche
 from splitcom_dist.comm.nccl_p2p import NcclTransport, check_devices, connect
 from splitcom_dist.comm.shaped import Link, ShapedTransport, hold
 from splitcom_dist.comm.star import Hub, Spoke
-from splitcom_dist.config import LinkConfig
+from splitcom_dist.config.schema import LinkConfig
 from splitcom_dist.devices import identity
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout

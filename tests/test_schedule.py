@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitcom_dist.attendance import Attendance, Mode
-from splitcom_dist.config import Config, FedConfig, RestConfig, RolesConfig
+from splitcom_dist.config.schema import Config, FedConfig, RestConfig, RolesConfig
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.links import LINKS, STANDARD, U_SHAPE

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from splitcom_dist.config import TrainConfig
+from splitcom_dist.config.schema import TrainConfig
 from splitcom_dist.training import AdapterOptimizer
 
 STEPS, CUT = 9, 4

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitcom_dist.codec.prefix import PrefixTree
-from splitcom_dist.config import LoraConfig, TrainConfig
+from splitcom_dist.config.schema import LoraConfig, TrainConfig
 from splitcom_dist.data.batching import collate, epoch_order
 from splitcom_dist.data.corpora import load
 from splitcom_dist.data.examples import Example

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitcom_dist.checkpoints.files import CheckpointFolder
-from splitcom_dist.config import Config, all_keys, lookup
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
+from splitcom_dist.config.schema import Config, all_keys, lookup
 from splitcom_dist.errors import UserError
 from splitcom_dist.run_directory import RunDirectory, create, default_root, is_unused
 from splitcom_dist.world import World

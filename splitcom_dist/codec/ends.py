@@ -12,7 +12,7 @@ from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
 from splitcom_dist.codec.video.decoder import VideoDecoder
 from splitcom_dist.codec.video.encoder import VideoEncoder
 from splitcom_dist.codec.video.gradients import SampledDecoder, SampledEncoder
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 
 
 def make_encoder(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.rivals.tiles import Tiles
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 
 
 class Quantizer(Protocol):

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from splitcom_dist.config import LinkCodecConfig, stays_on_device
+from splitcom_dist.config.implied import stays_on_device
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.devices import HOST
 
 

@@ -6,7 +6,8 @@ our reconstruction (the paper's constants are not known).
 
 from torch import Tensor
 
-from splitcom_dist.config import Config, bounds_of, gated_links
+from splitcom_dist.config.implied import bounds_of, gated_links
+from splitcom_dist.config.schema import Config
 from splitcom_dist.control.controller import Decision, Observation
 from splitcom_dist.state import State, facts, read_facts
 

@@ -11,7 +11,8 @@ from collections import deque
 
 from torch import Tensor
 
-from splitcom_dist.config import Config, bounds_of, gated_links, threshold_of
+from splitcom_dist.config.implied import bounds_of, gated_links, threshold_of
+from splitcom_dist.config.schema import Config
 from splitcom_dist.control.controller import Decision, LinkUse, Observation
 from splitcom_dist.state import State, facts, read_facts
 

@@ -1,6 +1,6 @@
 """Which controller a run has, and when it decides."""
 
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.control.bang_bang import BangBang
 from splitcom_dist.control.byte_budget import ByteBudget
 from splitcom_dist.control.controller import Controller

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from splitcom_dist.config import Bounds, Config, bounds_of, gated_links
+from splitcom_dist.config.implied import bounds_of, gated_links
+from splitcom_dist.config.schema import Bounds, Config
 from splitcom_dist.control.actor_critic import Agent, AgentSettings
 from splitcom_dist.control.controller import Decision, LinkUse, Observation
 from splitcom_dist.errors import UserError

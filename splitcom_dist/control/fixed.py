@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from splitcom_dist.config import Config, gated_links, threshold_of
+from splitcom_dist.config.implied import gated_links, threshold_of
+from splitcom_dist.config.schema import Config
 from splitcom_dist.control.controller import Decision, Observation
 from splitcom_dist.state import Stateless
 

@@ -3,7 +3,7 @@
 import math
 
 from splitcom_dist.attendance import Mode
-from splitcom_dist.config import RestConfig
+from splitcom_dist.config.schema import RestConfig
 from splitcom_dist.control.controller import Observation
 from splitcom_dist.state import State, facts, read_facts
 

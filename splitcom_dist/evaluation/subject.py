@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.errors import UserError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from splitcom_dist.config import Config, LoraConfig
+from splitcom_dist.config.schema import Config, LoraConfig
 from splitcom_dist.devices import to_host
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.families import family_of

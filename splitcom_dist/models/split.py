@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from splitcom_dist.config import Config, head_trains
+from splitcom_dist.config.implied import head_trains
+from splitcom_dist.config.schema import Config
 from splitcom_dist.cuts import client_cuts
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.block_range import AbsentBlock, only_blocks

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.data.classes import Classes, by_length, skew
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.shards import has_own_files, load_pool, training_shards

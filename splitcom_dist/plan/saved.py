@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from splitcom_dist.config import LoraConfig
+from splitcom_dist.config.schema import LoraConfig
 from splitcom_dist.models.lora import insert_lora
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.models.split import Part, forward_blocks, outline_part

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from splitcom_dist.config_files import load_config, to_yaml
+from splitcom_dist.config.files import load_config, to_yaml
 from splitcom_dist.errors import UserError
 
 if TYPE_CHECKING:

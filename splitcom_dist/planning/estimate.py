@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.layout import Layout
 from splitcom_dist.models.sources import ModelSource

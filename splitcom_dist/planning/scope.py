@@ -1,7 +1,7 @@
 """Which runs can be profiled and planned: whole servers in the standard shape, one cut and one LoRA rank for all
 clients, at the speed that their ranks have."""
 
-from splitcom_dist.config import Config, lookup
+from splitcom_dist.config.schema import Config, lookup
 from splitcom_dist.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model

@@ -2,7 +2,7 @@
 
 from statistics import mean
 
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.plan.workload import Batch

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import layout_for
 from splitcom_dist.place import Place

@@ -18,8 +18,8 @@ from splitcom_dist.codec.ends import make_decoder, make_encoder
 from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import Header, pack
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.models.lora import adapter_parameters, attach_lora
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.models.split import Part, forward_blocks, outline_part

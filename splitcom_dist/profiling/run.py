@@ -12,7 +12,7 @@ from torch import Tensor
 from splitcom_dist.comm.failures import naming
 from splitcom_dist.comm.link import Transport
 from splitcom_dist.comm.speed import Pair, measure
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.devices import device_for
 from splitcom_dist.errors import SplitcomError, UserError
 from splitcom_dist.layout import layout_for

@@ -11,7 +11,7 @@ from splitcom_dist.codec.labels import LabelCache, LabelSender
 from splitcom_dist.codec.prefix import KeyBook, PrefixTree
 from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.link import Edge
-from splitcom_dist.config import keyed_links, names_samples
+from splitcom_dist.config.implied import keyed_links, names_samples
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import is_upward
 from splitcom_dist.models.lora import flatten, without

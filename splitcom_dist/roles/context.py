@@ -12,7 +12,8 @@ from splitcom_dist.codec.manifest import max_manifest_bytes
 from splitcom_dist.codec.residence import Residence, residence_of
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import ABSENT, FRESH, RESYNC, Expected
-from splitcom_dist.config import Config, head_trains
+from splitcom_dist.config.implied import head_trains
+from splitcom_dist.config.schema import Config
 from splitcom_dist.cuts import Cuts, client_cuts
 from splitcom_dist.devices import HOST
 from splitcom_dist.links import LINK_CODES, LINKS, STANDARD, links_of

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from splitcom_dist.config import FedConfig, SpeedConfig
+from splitcom_dist.config.schema import FedConfig, SpeedConfig
 from splitcom_dist.state import State, facts, read_facts
 
 STREAM = 0x5BEED  # of the seed, apart from those of batches and rounds

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.comm.sharded_weights import shard_weights
-from splitcom_dist.config import Config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.cuts import client_cuts
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.lora import adapter_parameters, adapter_shapes, attach_lora, is_in_part

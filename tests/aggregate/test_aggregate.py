@@ -11,7 +11,7 @@ from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.aggregate.stack import stack
 from splitcom_dist.aggregate.svd import filled, svd
 from splitcom_dist.aggregate.zero_pad import kept_alive, zero_pad
-from splitcom_dist.config import TrainConfig
+from splitcom_dist.config.schema import TrainConfig
 from splitcom_dist.training import AdapterOptimizer
 
 IN, OUT = 12, 9

@@ -8,8 +8,8 @@ import torch
 
 from splitcom_dist.checkpoints.files import CheckpointFolder
 from splitcom_dist.checkpoints.start import Start, find_start
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.errors import UserError
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitcom_dist.codec.quantize import Quantizer, quantizer_of
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 
 NAMES = ["fp16", "int8", "none", "tiles"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from splitcom_dist.config import Bounds, CodecConfig, Config, ControlConfig, LinkCodecConfig, ModelConfig
+from splitcom_dist.config.schema import Bounds, CodecConfig, Config, ControlConfig, LinkCodecConfig, ModelConfig
 from splitcom_dist.control.bang_bang import BangBang
 from splitcom_dist.control.choice import decides_by_rounds, make_controller
 from splitcom_dist.control.controller import LinkUse, Observation

@@ -29,8 +29,9 @@ from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.labels import LabelCache
 from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.comm.link import Edge
-from splitcom_dist.config import Config, names_samples
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
+from splitcom_dist.config.implied import names_samples
+from splitcom_dist.config.schema import Config
 from splitcom_dist.data.batching import Batch, collate
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.layout import Layout

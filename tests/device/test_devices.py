@@ -8,7 +8,7 @@ from conftest import run_command
 
 from splitcom_dist import devices
 from splitcom_dist.comm.nccl_p2p import check_devices
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout
 

@@ -23,7 +23,7 @@ from splitcom_dist.codec.checksum import checksum, row_checksums
 from splitcom_dist.codec.ends import make_decoder, make_encoder
 from splitcom_dist.codec.residence import Residence
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.telemetry.hdf5 import read
 from splitcom_dist.telemetry.schema import row_dtype
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitcom_dist import runner, shards
-from splitcom_dist.config import Config, head_trains
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
+from splitcom_dist.config.implied import head_trains
+from splitcom_dist.config.schema import Config
 from splitcom_dist.data.batching import collate
 from splitcom_dist.data.examples import Example
 from splitcom_dist.layout import layout_for

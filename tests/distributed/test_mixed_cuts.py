@@ -13,7 +13,7 @@ from test_predict import overrides, predicted, trained
 from test_resume import at_step, check_same, go_on
 from test_runs import train
 
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.dry_run import adapter_elements, held_by
 from splitcom_dist.predict import predict_adapters
 from splitcom_dist.telemetry.hdf5 import read

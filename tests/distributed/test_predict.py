@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import run_command
 
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import load_config, preset_folder
+from splitcom_dist.config.files import load_config, preset_folder
+from splitcom_dist.config.schema import Config
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.lora import adapter_parameters, attach_lora
 from splitcom_dist.models.sources import ModelSource, find_model

@@ -169,7 +169,7 @@ def test_a_packet_with_labels_is_refused_in_the_u_shape(model_folders: dict[str,
     from types import SimpleNamespace
 
     from splitcom_dist.codec.ends import make_decoder
-    from splitcom_dist.config import Config, LinkCodecConfig, ModelConfig
+    from splitcom_dist.config.schema import Config, LinkCodecConfig, ModelConfig
     from splitcom_dist.models.sources import find_model
     from splitcom_dist.roles.context import Context
 

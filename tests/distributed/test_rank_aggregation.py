@@ -13,8 +13,8 @@ from test_predict import predicted, predicted_adapters
 from torch import Tensor
 from torch.nn import functional
 
-from splitcom_dist.config import Config
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
+from splitcom_dist.config.schema import Config
 from splitcom_dist.data.batching import Batch, collate
 from splitcom_dist.models.lora import adapter_parameters, attach_lora, is_in_part
 from splitcom_dist.models.split import load_part, parts_of, whole

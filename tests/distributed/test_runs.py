@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.compressed_mean import CHECKSUM, packet_bytes
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.links import LINKS, STANDARD, U_SHAPE
 from splitcom_dist.metrics.perplexity import perplexity
 from splitcom_dist.models.sources import find_model

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_exactness import assert_same_run, settings
 from test_runs import check_books, train
 
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.links import LINKS
 from splitcom_dist.models.lora import flatten
 from splitcom_dist.roles.server import ServerRole

@@ -26,7 +26,7 @@ from test_servers import assert_same_adapters
 
 from splitcom_dist.checkpoints.start import check_same_run
 from splitcom_dist.comm.portions import Portion
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.dry_run import held_by
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import layout_for

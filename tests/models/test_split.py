@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from splitcom_dist.config import LoraConfig
+from splitcom_dist.config.schema import LoraConfig
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.block_range import AbsentBlock
 from splitcom_dist.models.families import decoder_of, family_of

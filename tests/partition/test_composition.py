@@ -9,7 +9,7 @@ import pytest
 from conftest import run_command
 
 from splitcom_dist.cli import main
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.partition.composition import MOST_CLASSES, compose
 from splitcom_dist.shards import training_shards

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from splitcom_dist.config import LoraConfig
+from splitcom_dist.config.schema import LoraConfig
 from splitcom_dist.models.lora import adapter_parameters, attach_lora
 from splitcom_dist.models.loss import token_loss
 from splitcom_dist.models.sources import ModelSource, find_model

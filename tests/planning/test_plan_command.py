@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import make_profile, run_command
 
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.plan.cluster import EdgeSpeed, write
 from splitcom_dist.planning.estimate import Choice, estimate
 from splitcom_dist.planning.setting import open_setting

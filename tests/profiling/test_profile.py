@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import run_command
 
-from splitcom_dist.config_files import load_config
+from splitcom_dist.config.files import load_config
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.plan.cluster import read
 from splitcom_dist.profiling.batch import typical_batch

@@ -3,7 +3,7 @@
 import pytest
 from conftest import Clock
 
-from splitcom_dist.config import FedConfig, SpeedConfig
+from splitcom_dist.config.schema import FedConfig, SpeedConfig
 from splitcom_dist.roles import pace as pace_module
 from splitcom_dist.roles.pace import Pace, speeds_of
 

@@ -11,7 +11,7 @@ from conftest import run_command
 from safetensors.torch import load_file
 from slurm_cluster import Cluster, wait_until
 
-from splitcom_dist.config_files import preset_folder
+from splitcom_dist.config.files import preset_folder
 from splitcom_dist.submit import parse_options, render, script_folder
 
 pytest_plugins = ("slurm_fixture",)

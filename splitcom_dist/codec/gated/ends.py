@@ -21,7 +21,7 @@ from splitcom_dist.codec.ragged import row_mask, rows_of
 from splitcom_dist.codec.residence import ON_HOST, Residence
 from splitcom_dist.codec.store import ReferenceStore
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.devices import to_host
 from splitcom_dist.errors import WireError
 from splitcom_dist.state import State, gathered, spread

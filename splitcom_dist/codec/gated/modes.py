@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.ragged import rows_of
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.devices import to_host
 from splitcom_dist.errors import WireError
 

@@ -16,7 +16,7 @@ from splitcom_dist.codec.gated.modes import pack_modes, unpack_modes
 from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
 from splitcom_dist.codec.store import ReferenceStore
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.errors import WireError
 from splitcom_dist.state import State, gathered, spread
 

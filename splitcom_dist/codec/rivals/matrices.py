@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 
 SCALE_BYTES = 2  # bf16
 

@@ -25,7 +25,7 @@ from splitcom_dist.codec.video.payload import pack_modes, pack_payload
 from splitcom_dist.codec.video.residual import quantize
 from splitcom_dist.codec.video.transform import Rotation
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.state import State, gathered, part_of
 
 

@@ -9,7 +9,7 @@ from splitcom_dist.codec.references.keyed_store import KeyedStore
 from splitcom_dist.codec.sections import as_bytes, as_section
 from splitcom_dist.codec.video.basis import Basis
 from splitcom_dist.codec.video.transform import Rotation, Transform
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.state import State, part_of
 
 SKIP, PREDICTED, INTRA, COLD = range(4)  # codes of the mode map

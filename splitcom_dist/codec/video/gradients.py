@@ -23,7 +23,7 @@ from splitcom_dist.codec.video.payload import (
 )
 from splitcom_dist.codec.video.steps import LARGEST_STEP, largest_code, steps_of
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.errors import WireError
 from splitcom_dist.state import State, Stateless
 

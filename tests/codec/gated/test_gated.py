@@ -15,7 +15,7 @@ from splitcom_dist.codec.gated.sketch import projection
 from splitcom_dist.codec.ragged import row_mask
 from splitcom_dist.codec.residence import ON_HOST, Residence
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.errors import WireError
 
 WIDTH = 12

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from splitcom_dist.codec.frames import Frames
 from splitcom_dist.codec.rivals.delta import DeltaDecoder, DeltaEncoder, delta_bytes, whole_bytes
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.errors import WireError
 
 WIDTH = 12

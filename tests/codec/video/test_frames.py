@@ -18,7 +18,7 @@ from splitcom_dist.codec.video.encoder import VideoEncoder
 from splitcom_dist.codec.video.lessons import PAID
 from splitcom_dist.codec.video.transform import Rotation, Transform
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.errors import WireError
 
 WIDTH = 32

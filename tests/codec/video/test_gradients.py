@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from splitcom_dist.codec.video.gradients import SampledDecoder, SampledEncoder, keep_probabilities
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.config import LinkCodecConfig
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.errors import WireError
 
 WIDTH = 32

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from splitcom_dist.config import Config, all_keys, lookup
-from splitcom_dist.config_checks import AT_LEAST, CHOICES
-from splitcom_dist.config_files import load_config, preset_folder, to_yaml
+from splitcom_dist.config.files import load_config, preset_folder, to_yaml
+from splitcom_dist.config.ranges import AT_LEAST, CHOICES
+from splitcom_dist.config.schema import Config, all_keys, lookup
 from splitcom_dist.errors import UserError
 
 

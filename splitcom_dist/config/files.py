@@ -10,8 +10,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from splitcom_dist.config import Config, all_keys
-from splitcom_dist.config_checks import validate
+from splitcom_dist.config.checks import validate
+from splitcom_dist.config.schema import Config, all_keys
 from splitcom_dist.errors import UserError
 
 GROUPS = ("model", "data", "shape", "codec", "control")

@@ -1,0 +1,1 @@
+"""The configuration: one typed schema, what follows from it, files and overrides, and what no run could use."""
