@@ -16,7 +16,9 @@ from splitcom_dist.errors import UserError
 from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES, row_dtype
 
 CHUNK_ROWS = 1024
-TOTALS = "totals"  # dataset of a rank's counts so far, as `Ledger.totals` has them
+# Dataset of how many rows of each table are whole, then of this rank's counts up to them, as `Ledger.totals` has them.
+# It is one chunk, written last: a writer that is killed leaves it as it was, so rows and counts always agree.
+KEPT = "kept"
 
 
 class RankLog:
@@ -26,13 +28,12 @@ class RankLog:
         """`kept` rows of each table are taken over from the log that is there, of the run that goes on."""
         self.path = path
         old = {table: read(path, table)[:count] for table, count in (kept or {}).items()}
-        totals = np.zeros(0, np.int64) if kept is None else read_kept(path)[1]  # until the first flush
-        self._totals: Callable[[], np.ndarray] | None = None
+        totals = np.zeros(0, np.int64) if kept is None else read_kept(path)[1]
+        self._totals: Callable[[], np.ndarray] = lambda: totals
         self._pending: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
         with self._naming_the_file():
             place = path if kept is None else path.with_suffix(".part")
             self._file = h5py.File(place, "x" if kept is None else "w", libver="latest")
-            self._file.create_dataset(TOTALS, data=totals, maxshape=(None,), dtype=np.int64, chunks=(64,))
             self._tables = {table: _create(self._file, table) for table in TABLES}
             self._file.attrs.update(
                 schema_version=SCHEMA_VERSION,
@@ -45,6 +46,7 @@ class RankLog:
             )
             for table, rows in old.items():
                 self._write(table, rows)
+            self._file.create_dataset(KEPT, data=self._kept(), maxshape=(None,), dtype=np.int64, chunks=(128,))
             self._file.swmr_mode = True  # from here on nothing new can be created, only rows appended
             place.replace(path)
 
@@ -61,18 +63,17 @@ class RankLog:
 
     def flush(self) -> None:
         """Write pending rows so that they survive this process. UserError, naming the file, if the disk refuses."""
-        if self._totals is not None:
-            with self._naming_the_file():
-                values = self._totals()
-                self._file[TOTALS].resize(len(values), axis=0)
-                self._file[TOTALS][:] = values
-                self._file[TOTALS].flush()
         for table, rows in self._pending.items():
             if not rows:
                 continue
             with self._naming_the_file():
                 self._write(table, np.array(rows, dtype=self._tables[table].dtype))
             rows.clear()
+        with self._naming_the_file():
+            kept = self._kept()
+            self._file[KEPT].resize(len(kept), axis=0)
+            self._file[KEPT][:] = kept
+            self._file[KEPT].flush()
 
     def also_keep(self, totals: Callable[[], np.ndarray]) -> None:
         """Write this rank's totals so far, an int64 vector (n,), with every flush, so that they outlive it, too."""
@@ -81,6 +82,9 @@ class RankLog:
     def row_counts(self) -> dict[str, int]:
         """How many rows of each table are written."""
         return {table: dataset.shape[0] for table, dataset in self._tables.items()}
+
+    def _kept(self) -> list[int]:
+        return [*self.row_counts().values(), *self._totals().tolist()]
 
     def close(self) -> None:
         """Flush and mark the file as complete."""
@@ -127,20 +131,31 @@ def read(path: Path, table: str) -> np.ndarray:
         if table not in file:
             raise UserError(f"{path}: no table {table}")
         rows = file[table][:]
-        promised = int(file[table].attrs["rows"])
+        promised = whole_rows(file)[table]
         if file[table].is_virtual and any(not _source(path, item).is_file() for item in file[table].virtual_sources()):
             gone = [item.file_name for item in file[table].virtual_sources() if not _source(path, item).is_file()]
             raise UserError(f"{path}: {gone[0]}, which holds a rank's rows, is missing")
-        # A killed writer may have grown the table without filling it; the row count is written last.
         return np.asarray(rows[:promised])
 
 
+def whole_rows(file: h5py.File) -> dict[str, int]:
+    """How many rows of each table of an open log were written together with their counts.
+
+    A killed writer may have grown a table beyond, with rows that are not filled or not counted.
+    """
+    tables = [table for table in TABLES if table in file]
+    if KEPT in file:
+        return dict(zip(tables, file[KEPT][: len(tables)].tolist(), strict=True))
+    return {table: int(file[table].attrs["rows"]) for table in tables}
+
+
 def read_kept(path: Path) -> tuple[dict[str, int] | None, np.ndarray]:
-    """How many rows of each table a log holds, and its rank's totals (n,) int64 when they were written last, n = 0 if
-    they never were; None if there is no log that can be read."""
+    """How many rows of each table a log holds, and its rank's totals (n,) int64 up to them, n = 0 if it kept none;
+    None if there is no log that can be read."""
     try:
         with open_log(path) as file:
-            return {table: int(file[table].attrs["rows"]) for table in TABLES}, np.asarray(file[TOTALS][:])
+            rows = whole_rows(file)
+            return rows, np.asarray(file[KEPT][len(rows) :])
     except (UserError, KeyError):
         return None, np.zeros(0, np.int64)
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 
 from splitcom_dist.errors import UserError
-from splitcom_dist.telemetry.hdf5 import open_log
+from splitcom_dist.telemetry.hdf5 import open_log, whole_rows
 from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES, row_dtype
 
 
@@ -22,7 +22,7 @@ def join(telemetry: Path, out: Path, expected_ranks: int) -> list[str]:
         path = telemetry / f"rank_{rank:05d}.h5"
         try:
             with open_log(path) as file:
-                rows = {table: int(file[table].attrs["rows"]) for table in TABLES}
+                rows = whole_rows(file)
                 closed, role = int(file.attrs["closed_cleanly"]), str(file.attrs["role"])
                 config = str(file.attrs["config"])
         except UserError as error:

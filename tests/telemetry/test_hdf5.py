@@ -159,3 +159,33 @@ def test_totals_outlive_a_process_that_goes_on_and_dies_before_its_first_flush(t
     RankLog(path, rank=0, role="client", config="", kept=counts).close()
     assert read_kept(path)[1].tolist() == [3, 5]
     assert read_kept(tmp_path / "none.h5")[0] is None
+
+
+def test_rows_and_counts_agree_when_the_writer_is_killed_between_two_tables(tmp_path: Path) -> None:
+    path = tmp_path / "rank_00000.h5"
+
+    def write() -> None:
+        log, steps = open_log(tmp_path), [0]
+        log.also_keep(lambda: np.array(steps))
+        written = log._write
+
+        def write_or_die(table: str, rows: np.ndarray) -> None:
+            if steps[0] == 3 and table == "events":
+                os.kill(os.getpid(), signal.SIGKILL)
+            written(table, rows)
+
+        log._write = write_or_die  # type: ignore[method-assign]
+        for steps[0] in range(1, 4):
+            log.append("rounds", **row(steps[0]))
+            log.append("events", time=0.0, step=steps[0], kind="lost", text="")
+            log.flush()
+
+    process = FORK.Process(target=write)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    rows, totals = read_kept(path)
+    assert rows is not None and (rows["rounds"], rows["events"], totals.tolist()) == (2, 2, [2])
+    assert len(read(path, "rounds")) == len(read(path, "events")) == 2
+    with h5py.File(path, "r", swmr=True) as file:
+        assert len(file["rounds"]) == 3, "the row that was not counted is there"
