@@ -12,7 +12,7 @@ from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.sharded_weights import slice_bytes
 from splitcom_dist.config.files import to_yaml
 from splitcom_dist.config.schema import Config
-from splitcom_dist.cuts import client_cuts
+from splitcom_dist.cuts.layers import client_cuts
 from splitcom_dist.devices import planned
 from splitcom_dist.layout import Layout, layout_for
 from splitcom_dist.models.lora import adapter_parameters, adapter_shapes, insert_lora

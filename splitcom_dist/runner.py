@@ -13,6 +13,7 @@ from splitcom_dist.checkpoints.signals import RESUME_ME, StopSignals
 from splitcom_dist.checkpoints.start import agree_on_start
 from splitcom_dist.config.files import to_yaml
 from splitcom_dist.config.schema import Config
+from splitcom_dist.cuts.layers import client_cuts
 from splitcom_dist.devices import device_for, sharing, take
 from splitcom_dist.errors import PeerLost, RunOver, SplitcomError, Stopped, UserError
 from splitcom_dist.layout import layout_for
@@ -139,9 +140,10 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
     with books:
         row_bytes = source.hidden_size * getattr(torch, config.telemetry.baseline_dtype).itemsize
         ledger = Ledger(books, schedule, config.data.max_length, row_bytes)
-        memory: dict[str, Stateful] = {"ledger": ledger, "attendance": schedule.attendance}
+        cuts = client_cuts(config)
+        memory: dict[str, Stateful] = {"ledger": ledger, "attendance": schedule.attendance, "cuts": cuts}
         course = Course(schedule, world, books, memory, folder, config.checkpoint.every, signals)
-        context = Context(config, world, schedule, source, books, ledger, course, device)
+        context = Context(config, world, schedule, source, books, ledger, course, cuts, device)
         running = build_role(context, share, directory)
         if totals is not None:
             assert isinstance(running, ClientRole)

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from splitcom_dist.attendance import Attendance, Mode
-from splitcom_dist.config.implied import head_trains
+from splitcom_dist.config.implied import cuts_move, head_trains
 from splitcom_dist.config.schema import Config, RestConfig
 from splitcom_dist.control.choice import decides_by_rounds
 from splitcom_dist.data.batching import epoch_order
@@ -34,6 +34,7 @@ class Schedule:
     clients_train: bool = True  # some of their adapters, so that these are averaged
     tails_train: bool = False  # the clients' tails, in epochs in which their heads do not
     decides_by_rounds: bool = False  # thresholds move after every round, not only after evaluations
+    cuts_move: bool = False  # between rounds
     attendance: Attendance = field(default_factory=lambda: Attendance(RestConfig()))
     participation: float = 1.0  # share of the logical clients that is drawn for each round
     seed: int = 0  # of the draws
@@ -98,6 +99,10 @@ class Schedule:
         trains = self.tails_train or (self.clients_train and self.mode(step) is Mode.TRAIN)
         return trains and self.ends_round(step)
 
+    def moves_cuts_after(self, step: int) -> bool:
+        """Whether clients may be cut elsewhere from the next step on: all ranks have just averaged."""
+        return self.cuts_move and self.averages_after(step) and step + 1 < self.total_steps
+
     def evaluates_after(self, step: int) -> bool:
         """Whether the aggregator evaluates after this step; always after the last one."""
         due = (self.epoch_of(step) + 1) % self.eval_epochs == 0
@@ -129,6 +134,7 @@ def schedule_for(config: Config, layout: Layout, shard_sizes: tuple[int, ...]) -
         config.eval.every,
         clients_train=head_trains(config) or config.model.tail_layers > 0,
         tails_train=config.model.tail_layers > 0,
+        cuts_move=cuts_move(config),
         attendance=Attendance(config.rest),
         decides_by_rounds=decides_by_rounds(config),
         participation=config.fed.participation,

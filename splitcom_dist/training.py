@@ -4,13 +4,15 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from splitcom_dist.config.schema import TrainConfig
+from splitcom_dist.devices import to_host
 from splitcom_dist.state import State, facts, read_facts
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 SCHEDULE_STATE = ("last_epoch", "_step_count", "_last_lr")
 
 
@@ -60,6 +62,36 @@ class AdapterOptimizer:
         for group, rate in zip(self._optimizer.param_groups, told["rates"], strict=True):
             group["lr"] = rate
         self._schedule.load_state_dict(self._schedule.state_dict() | told["schedule"])
+
+    def moment_elements(self, parameters: Sequence[nn.Parameter]) -> int:
+        """The length of what `moments` gives of them."""
+        if isinstance(self._optimizer, torch.optim.SGD):
+            return 0
+        return sum(len(MOMENTS) * parameter.numel() + 1 for parameter in parameters)
+
+    def moments(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        """What the optimizer remembers of these, one float32 vector in host memory: of each parameter its moments and
+        the count of its steps; zeros for one that never had a gradient."""
+        parts = [torch.zeros(0)]
+        for parameter in parameters if self.moment_elements(parameters) else ():
+            own = self._optimizer.state.get(parameter) or {}
+            shape = [own.get(name, torch.zeros_like(parameter)).flatten() for name in MOMENTS]
+            parts += [to_host(part.float()) for part in (*shape, own.get("step", torch.zeros(())).reshape(1))]
+        return torch.cat(parts)
+
+    def take_moments(self, parameters: Sequence[nn.Parameter], vector: Tensor) -> None:
+        """Go on with these from what another optimizer's `moments` gave."""
+        for parameter in parameters if self.moment_elements(parameters) else ():
+            *moments, step, vector = vector.split(
+                [*[parameter.numel()] * len(MOMENTS), 1, len(vector) - len(MOMENTS) * parameter.numel() - 1]
+            )
+            self._optimizer.state.pop(parameter, None)
+            if step:
+                placed = {
+                    name: moment.view_as(parameter).to(parameter.device, copy=True)
+                    for name, moment in zip(MOMENTS, moments, strict=True)
+                }
+                self._optimizer.state[parameter] = {"step": step.reshape(()).clone(), **placed}
 
     def rest(self) -> None:
         """Advance the schedule alone, and drop what gradients there are."""

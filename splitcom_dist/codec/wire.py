@@ -30,6 +30,7 @@ HEADER = struct.Struct(f"<{len(FIELDS)}q")
 RESYNC = 1  # flag of an answer: "my store differed from yours and is empty now; send this batch again as I frames"
 FRESH = 2  # flag: "your store differed from mine; empty yours before you decode, all of this is I frames"
 ABSENT = 4  # flag in place of a batch: "go on without me in this step"; a header alone
+MOVED = 16  # flag: "the body is what the optimizer remembers of blocks that change hands"; no batch
 APART = 8  # flag: "the payload is not in this message, it comes behind it from device to device"
 
 

@@ -1,5 +1,8 @@
 """Keys about clients, ranks, cuts and paces that contradict each other."""
 
+from collections.abc import Sequence
+
+from splitcom_dist.config.implied import cuts_move
 from splitcom_dist.config.schema import Config, lookup
 from splitcom_dist.errors import UserError
 
@@ -37,14 +40,15 @@ def check_federation(config: Config) -> None:
 
 def _check_cuts(config: Config) -> None:
     cuts = config.fed.cut_layers
-    if cuts is None:
-        return
-    if len(cuts) != config.fed.clients:
+    if cuts is not None and len(cuts) != config.fed.clients:
         raise UserError(f"fed.cut_layers: {len(cuts)} cuts for fed.clients={config.fed.clients}; give one for each")
-    if min(cuts) < 1:
+    if cuts is not None and min(cuts) < 1:
         raise UserError(f"fed.cut_layers: a cut at {min(cuts)}: every client has at least 1 block")
-    if min(cuts) == max(cuts):
+    if cuts_move(config):
+        _check_bounds(config, cuts or [config.model.cut_layer])
+    elif cuts is None or min(cuts) == max(cuts):
         return
+    what = "fed.cuts move" if cuts_move(config) else "fed.cut_layers differ"
     for key, needed, why in (
         ("fed.lost", "end", "servers take part in the averaging and cannot do without a rank"),
         ("fed.adapter_quantizer", "none", "the changes that ranks give to a mean are of different blocks"),
@@ -54,12 +58,30 @@ def _check_cuts(config: Config) -> None:
         ("rest.policy", "never", "blocks that rest at one client would train at a server for another"),
     ):
         if (value := lookup(config, key)) != needed:
-            raise UserError(f"{key}={value}: where fed.cut_layers differ {why}; set {key}={needed} or equal cuts")
+            raise UserError(f"{key}={value}: where {what} {why}; set {key}={needed} or equal cuts")
     if config.codec.down_gradient.gate == "never":
         raise UserError(
-            f"codec.down_gradient.gate=never (codec {config.codec.name}): heads freeze, but where fed.cut_layers "
-            "differ a server trains blocks of them for others; take another codec or equal cuts"
+            f"codec.down_gradient.gate=never (codec {config.codec.name}): heads freeze, but where {what} "
+            "a server trains blocks of them for others; take another codec or equal cuts"
         )
+
+
+def _check_bounds(config: Config, cuts: Sequence[int]) -> None:
+    """Of cuts that move."""
+    bounds = config.fed.cuts
+    if bounds.deepest is None:
+        raise UserError(
+            f"fed.cuts.policy={bounds.policy}: say with fed.cuts.deepest how many blocks a client may train at most"
+        )
+    if not bounds.shallowest < bounds.deepest:
+        raise UserError(f"fed.cuts.shallowest={bounds.shallowest}: must be below fed.cuts.deepest={bounds.deepest}")
+    for cut in cuts:
+        if not bounds.shallowest <= cut <= bounds.deepest:
+            key = "model.cut_layer" if config.fed.cut_layers is None else "fed.cut_layers"
+            raise UserError(
+                f"{key}={cut}: begins outside fed.cuts.shallowest={bounds.shallowest} to fed.cuts.deepest="
+                f"{bounds.deepest}; move it or them"
+            )
 
 
 def _check_ranks(config: Config) -> None:

@@ -10,6 +10,11 @@ def head_trains(config: Config) -> bool:
     return config.codec.down_gradient.gate != "never" and not never
 
 
+def cuts_move(config: Config) -> bool:
+    """Whether a client's cut may be another after a round."""
+    return config.fed.cuts.policy != "static"
+
+
 def names_samples(config: Config) -> bool:
     """Whether a server keeps the list of a client's samples: for keys of their positions, or to go on without it."""
     return bool(keyed_links(config)) or config.rest.policy != "never"

@@ -63,9 +63,22 @@ class SpeedConfig:
 
 
 @dataclass
+class CutsConfig:
+    """Who moves clients' cuts between rounds."""
+
+    # static: nobody; balance_time: so that a step is short, by measured times; splitft: by a client's time and loss
+    policy: str = "static"
+    shallowest: int = 1
+    deepest: int | None = None  # where cuts move every client rank holds so many blocks, behind whichever it is cut
+    gain: float = 0.05  # balance_time: moves once the step is foreseen to be shorter by this share
+    gamma: float = 1.0  # splitft: how fast
+
+
+@dataclass
 class FedConfig:
     clients: int = 3  # logical clients, at least one a client rank
     cut_layers: list[int] | None = None  # one a logical client; None: model.cut_layer for all of them
+    cuts: CutsConfig = field(default_factory=CutsConfig)
     every: int = 10  # steps from one averaging of client adapters to the next
     participation: float = 1.0  # share of the logical clients that is drawn for each such round, at least one
     resident: int = 0  # logical clients that a rank keeps in memory, the others parked in the run directory; 0 = all

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from splitcom_dist.config.implied import head_trains
 from splitcom_dist.config.schema import Config
-from splitcom_dist.cuts import client_cuts
+from splitcom_dist.cuts.layers import client_cuts
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.block_range import AbsentBlock, only_blocks
 from splitcom_dist.models.families import Family, decoder_of, family_of
@@ -56,9 +56,10 @@ def parts_of(cut_layer: int, block_count: int, tail_layers: int) -> dict[str, Pa
 
 
 def cuts_of(config: Config, block_count: int) -> frozenset[int]:
-    """Every cut of a run, named by the block behind it; in the U-shape also that before the tail."""
-    tail = config.model.tail_layers
-    return frozenset({*client_cuts(config).of_clients} | ({block_count - tail} if tail else set()))
+    """Every cut that a run has or may come to, by the block behind it; in the U-shape also that before the tail."""
+    tail, cuts = config.model.tail_layers, client_cuts(config)
+    those = range(cuts.shallowest, cuts.deepest + 1) if cuts.move_about else cuts.of_clients
+    return frozenset({*those} | ({block_count - tail} if tail else set()))
 
 
 def blocks_at(cuts: Iterable[int]) -> frozenset[int]:
@@ -104,8 +105,10 @@ class NoPositions(nn.Module):
 def check_cuts(config: Config, block_count: int) -> None:
     """Raise UserError unless every client's head and body keep at least one block each."""
     key = "model.cut_layer" if config.fed.cut_layers is None else "fed.cut_layers"
-    for cut_layer in sorted(set(client_cuts(config).of_clients)):
+    cuts = client_cuts(config)
+    for cut_layer in sorted(set(cuts.of_clients)):
         check_cut(cut_layer, block_count, config.model.tail_layers, key)
+    check_cut(cuts.deepest, block_count, config.model.tail_layers, "fed.cuts.deepest")
 
 
 def check_cut(cut_layer: int, block_count: int, tail_layers: int = 0, key: str = "model.cut_layer") -> None:

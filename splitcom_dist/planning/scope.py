@@ -13,6 +13,7 @@ def check_planned(config: Config) -> None:
         raise UserError("roles.server_shards: only whole servers are planned, set roles.server_shards=1")
     for key, needed in (
         ("fed.cut_layers", None),
+        ("fed.cuts.policy", "static"),
         ("lora.cut_rank", None),
         ("lora.ranks", None),
         ("fed.rank_aggregation", "zero_pad"),

@@ -18,11 +18,14 @@ from splitcom_dist.comm.reduce import make_averaging, make_receiving
 from splitcom_dist.control.choice import make_controller
 from splitcom_dist.control.controller import Observation
 from splitcom_dist.control.rest import Gain
+from splitcom_dist.cuts.policy import make_policy
+from splitcom_dist.cuts.work import Work
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.metrics.perplexity import Perplexity, perplexity
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.presence.welcome import welcome_all
 from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.cut_moves import decide_moves
 from splitcom_dist.roles.verdicts import Reports, announce_verdict
 from splitcom_dist.run_directory import RunDirectory, save_tensors
 from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
@@ -48,9 +51,11 @@ class AggregatorRole:
         validation: Sequence[Sample],
         directory: RunDirectory,
         ranks: Ranks,
+        work: Work,
         shared: LayerMean | None = None,
     ) -> None:
-        """`shared` averages the last of `whole.of_clients`, which servers train too where cuts are mixed."""
+        """`work` is that of the model's parts; `shared` averages the last of `whole.of_clients`, which servers train
+        too where cuts are mixed."""
         self.context = context
         self.model = whole.model
         self.whole = whole
@@ -70,6 +75,7 @@ class AggregatorRole:
             self.factors = FactorHub(ring.group, context.world.layout, ranks)
         self.receiving = make_receiving(quantizer, of_servers)
         self.controller = make_controller(context.config)
+        self.policy = make_policy(context.config, work, context.world.layout) if context.cuts.move_about else None
         self.rest = Gain(context.config.rest) if context.config.rest.policy == "gain" else None
         self.verdict = ""  # the last one
         self.untuned: Perplexity | None = None
@@ -90,6 +96,9 @@ class AggregatorRole:
                 welcome_all(self.context.world, step, flatten(self.whole.of_clients), self.verdict)
             if schedule.averages_after(step):
                 self.average(step)
+            if self.policy is not None and schedule.moves_cuts_after(step):
+                moves = decide_moves(self.context, step, self.policy)
+                self.context.cuts.move({move.client: move.new for move in moves})
             result = None
             if schedule.evaluates_after(step):
                 self.collect_server_adapter(step)
@@ -120,13 +129,13 @@ class AggregatorRole:
 
     @property
     def _memory(self) -> dict[str, Stateful]:
-        rest = {} if self.rest is None else {"rest": self.rest}
+        optional = {"rest": self.rest, "policy": self.policy}
         return {
             "reports": self.reports,
             "averaging": self.averaging,
             "receiving": self.receiving,
             "controller": self.controller,
-            **rest,
+            **{name: part for name, part in optional.items() if part is not None},
         }
 
     def average(self, step: int) -> None:

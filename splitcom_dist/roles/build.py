@@ -12,6 +12,7 @@ from splitcom_dist.codec.prefix import KeyBook, PrefixTree
 from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.config.implied import keyed_links, names_samples
+from splitcom_dist.cuts.work import work_of
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import is_upward
 from splitcom_dist.models.lora import flatten, without
@@ -22,6 +23,7 @@ from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.flows import Incoming, Outgoing
 from splitcom_dist.roles.logical_client import LogicalClient
+from splitcom_dist.roles.mean_share import MeanShare
 from splitcom_dist.roles.roster import Member, Roster
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.server import ServerRole
@@ -57,14 +59,17 @@ def _client(context: Context, share: Share, directory: RunDirectory) -> ClientRo
     blocks, start = share.shared_adapters(), flatten(_averaged(context, share))
 
     def logical_client(number: int) -> LogicalClient:
-        trained = _averaged(context, share, blocks[: context.cuts.shared_by(number)])
+        count = len(blocks) if context.cuts.move_about else context.cuts.shared_by(number)
+        trained = _averaged(context, share, blocks[:count])
         return _logical_client(context, number, share.shards[number], trained, edge, directory)
 
-    clients, shared = _roster(context, directory, logical_client), _layer_mean(context, share)
-    ranks = _ranks(context, _averaged(context, share))
+    clients = _roster(context, directory, logical_client)
+    mean = MeanShare(context, clients, start, _ranks(context, _averaged(context, share)), _layer_mean(context, share))
+    by_number = dict(zip(context.cuts.shared, blocks, strict=False))  # a rank may hold the first few
+    head = share.parts["head"]
     if "tail" in share.parts:
-        return UClientRole(context, share.parts["head"], share.parts["tail"], edge, clients, start, ranks, shared)
-    return ClientRole(context, share.parts["head"], edge, clients, start, ranks, shared)
+        return UClientRole(context, head, share.parts["tail"], edge, clients, mean, by_number)
+    return ClientRole(context, head, edge, clients, mean, by_number)
 
 
 def _averaged(
@@ -139,9 +144,8 @@ def _server(context: Context, share: Share, directory: RunDirectory) -> ServerRo
 def _aggregator(context: Context, share: Share, directory: RunDirectory) -> AggregatorRole:
     of_clients = _averaged(context, share)
     whole = WholeModel(share.parts["whole"], of_clients, without(share.adapter("body"), of_clients))
-    return AggregatorRole(
-        context, whole, share.validation, directory, _ranks(context, of_clients), _layer_mean(context, share)
-    )
+    ranks, work = _ranks(context, of_clients), work_of(share.parts["whole"], context.config.model.tail_layers)
+    return AggregatorRole(context, whole, share.validation, directory, ranks, work, _layer_mean(context, share))
 
 
 def _edge(context: Context, client_rank: int, peer: int) -> Edge:

@@ -10,24 +10,21 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.ragged import to_ragged
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.comm.circle import Ring
-from splitcom_dist.comm.factors import FactorSpoke
-from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.link import Edge
-from splitcom_dist.comm.reduce import make_averaging
+from splitcom_dist.cuts.measured import Measured, Measures
 from splitcom_dist.data.batching import Batch, collate
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.errors import WireError
-from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.presence.comeback import Attendance, ask_for_welcome
 from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.cut_moves import Blocks, move_own, tell_measures
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.logical_client import LogicalClient
+from splitcom_dist.roles.mean_share import MeanShare
 from splitcom_dist.roles.pace import Pace
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.verdicts import await_verdict, report, take
@@ -44,38 +41,20 @@ class ClientRole:
         head: PreTrainedModel,
         edge: Edge,
         clients: Roster[LogicalClient],
-        start: Tensor,
-        ranks: Ranks,
-        shared: LayerMean | None = None,
+        share: MeanShare,
+        blocks: Blocks,
     ) -> None:
-        """`start` (n,) is the adapter before training, of which clients hold what their `ranks` allow; blocks that
-        servers train too, which `shared` averages, are its end."""
+        """`blocks` are those that servers train too, at least for some clients."""
         self.attendance = Attendance(context.world, edge)
         self.context = context
         self.head = head
         self.edge = edge
         self.clients = clients
-        self.shared = shared
-        # Elements that no server trains.
-        self.alone = len(start) - (shared.elements(self.shared_blocks) if shared else 0)
-        quantizer = context.config.fed.adapter_quantizer
-        self.averaging = make_averaging(quantizer, start[: self.alone], context.world.circle)
-        self.ranks = ranks
-        self.factors: FactorSpoke | None = None
-        if context.config.fed.rank_aggregation == "svd":
-            ring, world = context.world.circle, context.world
-            assert isinstance(ring, Ring)
-            self.factors = FactorSpoke(ring.group, world.layout, world.rank, ranks)
-        self.mean = start  # the newest one, from which everybody goes on who has not trained since
-        self.weights: dict[int, int] = {}  # target tokens of those who have, by client
+        self.blocks = blocks
+        self.measures = Measures()
+        self.share = share
         self.pace = Pace(context.config.fed, context.config.train.seed)
         self.lr = context.config.train.lr  # of the client that had the last turn
-
-    @property
-    def shared_blocks(self) -> int:
-        """How many blocks this rank holds that servers train too."""
-        world, cuts = self.context.world, self.context.cuts
-        return cuts.deepest_of(world.layout.clients_of(world.rank)) - cuts.shallowest
 
     @property
     def holds(self) -> nn.Module:
@@ -96,6 +75,8 @@ class ClientRole:
                     self.train(self.clients[number], step)
             if schedule.averages_after(step):
                 self.average(step)
+            if schedule.moves_cuts_after(step):
+                self.move_cuts(step)
             if schedule.ends_round(step):
                 for line in self.pace.end_round():
                     record_event(self.context.log, step, "deadline", line)
@@ -105,48 +86,49 @@ class ClientRole:
 
     def come_back(self) -> None:
         """Take part again in a run that went on without this rank: from the mean that all have, with new optimizers."""
-        welcome = ask_for_welcome(self.context.world, len(self.mean))
-        self.mean = welcome.mean
+        welcome = ask_for_welcome(self.context.world, len(self.share.mean))
+        self.share.mean = welcome.mean
         take(json.loads(welcome.verdict), self.context, self.clients)
         self.context.course.enter(welcome.step)
 
     def state(self) -> State:
-        told = {"weights": self.weights, "lr": self.lr}
-        return {**gathered(self._memory), "mean": self.mean, "facts": facts(told)}
+        return {**gathered(self._memory), "facts": facts({"lr": self.lr})}
 
     def load(self, state: State) -> None:
         spread(state, self._memory)
-        told = read_facts(state["facts"])
-        self.mean, self.lr = state["mean"].clone(), told["lr"]
-        self.weights = {int(number): weight for number, weight in told["weights"].items()}
+        self.lr = read_facts(state["facts"])["lr"]
 
     @property
     def _memory(self) -> dict[str, Stateful]:
         pace = {"pace": self.pace} if self.pace.has_deadline else {}
-        return {"averaging": self.averaging, "clients": self.clients, **pace}
+        return {"share": self.share, "clients": self.clients, **pace}
 
     def train(self, client: LogicalClient, step: int) -> None:
         """One batch of one logical client: head forward, exchange with the server, head backward, optimizer step."""
-        started, waited = time.perf_counter(), self.edge.waited
+        started, waited, worked = time.perf_counter(), self.edge.waited, self.pace.worked(client.id)
         samples = self.context.schedule.batch(client.samples, client.id, step, self.context.config.train.seed)
         batch = collate(samples, self.context.device)
         targets = sum(map(len, batch.targets))
         client.optimizer.catch_up(step)
         lr = client.optimizer.lr
-        if client.id not in self.weights:
-            unflatten_into(self.ranks.share(self.mean[: client.elements], client.id), client.adapter)
+        self.share.bring_up_to_date(client)
         client.enter()
         loss = self.turn(client, samples, batch, step)
         if self.trains(step):
             with self.pace.computing(client.id):
                 client.step(targets)
-            self.weights[client.id] = self.weights.get(client.id, 0) + targets
+            self.share.add(client.id, targets)
         else:
             client.rest()
         self.lr = client.optimizer.lr
         waited = self.edge.waited - waited
-        tokens = int(batch.lengths.sum())
+        tokens, seconds = int(batch.lengths.sum()), time.perf_counter() - started - waited
         self.context.ledger.trained(tokens)
+        computing = self.pace.worked(client.id) - worked
+        measured = Measured(turns=1, computing=computing, sending=seconds - computing)
+        if not math.isnan(loss):
+            measured.loss, measured.targets = loss, targets
+        self.measures.add(client.id, measured)
         record_training(
             self.context.log,
             step,
@@ -156,7 +138,7 @@ class ClientRole:
             tokens=tokens,
             targets=targets,
             lr=lr,
-            seconds=time.perf_counter() - started - waited,
+            seconds=seconds,
             wait=waited,
         )
 
@@ -235,37 +217,19 @@ class ClientRole:
         world = self.context.world
         world.announce(f"round/{step}")  # the aggregator waits for this, not inside the sum
         started = time.perf_counter()
-        mean, total, size = self.take_mean(step)
-        self.mean = self.ranks.kept(mean, self.mean) if total else self.mean
+        participants = len(self.share.weights)
+        total, size = self.share.average(step)
         world.hold(size, started)
-        participants = len(self.weights)
-        self.weights.clear()
         self.context.ledger.adapters(size)
         epoch = self.context.schedule.epoch_of(step)
         seconds = time.perf_counter() - started
         record_round(self.context.log, step, epoch, participants, total, size, seconds)
 
-    def take_mean(self, step: int) -> tuple[Tensor, float, int]:
-        """The mean (n,), the total weight and the bytes handed over."""
-        if self.factors is not None:
-            return self.factors.mean(self.weights, self.adapter_of, step)
-        weighted, weight = torch.zeros(self.alone), sum(self.weights.values())
-        for number in sorted(self.weights):
-            adapter = self.adapter_of(number)
-            weighted += self.weights[number] * adapter[: self.alone]
-            if self.shared is not None:
-                self.shared.add(adapter[self.alone :], [self.weights[number]] * self.context.cuts.shared_by(number))
-        own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
-        mean, total, size = self.averaging.mean(own, weight, step)
-        if self.shared is None:
-            return mean, total, size
-        shared, _, more = self.shared.mean(step)
-        return torch.cat([mean, shared])[: len(self.mean)], total, size + more
-
-    def adapter_of(self, number: int) -> Tensor:
-        """The adapter (n,) of a client that has trained, in memory or parked."""
-        client = self.clients.get(number)
-        return self.clients.peek(number)["adapter"] if client is None else flatten(client.adapter)
+    def move_cuts(self, step: int) -> None:
+        """Hear which clients are cut elsewhere from now on; ours exchange with the server what belongs to it."""
+        moves = tell_measures(self.context, step, self.measures)
+        move_own(self.context, step, moves, self.clients, self.blocks)
+        self.context.cuts.move({move.client: move.new for move in moves})
 
     def record_speeds(self) -> None:
         """Log which of our clients are slow devices."""
@@ -275,7 +239,7 @@ class ClientRole:
 
     def record_cuts(self) -> None:
         """Log where each of our clients is cut, if they are told one by one."""
-        if self.context.config.fed.cut_layers is not None:
+        if self.context.config.fed.cut_layers is not None or self.context.cuts.move_about:
             for number in self.context.world.layout.clients_of(self.context.world.rank):
                 cut_layer = self.context.cuts.of(number)
                 record_event(self.context.log, -1, "cut", f"client {number} is cut after {cut_layer} blocks")

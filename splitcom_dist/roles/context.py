@@ -14,7 +14,7 @@ from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import ABSENT, FRESH, RESYNC, Expected
 from splitcom_dist.config.implied import head_trains
 from splitcom_dist.config.schema import Config
-from splitcom_dist.cuts import Cuts, client_cuts
+from splitcom_dist.cuts.layers import Cuts
 from splitcom_dist.devices import HOST
 from splitcom_dist.links import LINK_CODES, LINKS, STANDARD, links_of
 from splitcom_dist.models.sources import ModelSource
@@ -33,6 +33,7 @@ class Context:
     log: RankLog
     ledger: Ledger
     course: Course
+    cuts: Cuts
     device: torch.device = HOST  # of models, adapters, optimizers and batches
 
     def residence(self, link: str) -> Residence:
@@ -43,10 +44,6 @@ class Context:
     def dtype(self) -> torch.dtype:
         """Of weights and activations."""
         return getattr(torch, self.config.model.dtype)  # type: ignore[no-any-return]
-
-    @property
-    def cuts(self) -> Cuts:
-        return client_cuts(self.config)
 
     @property
     def width(self) -> int:

@@ -12,7 +12,7 @@ from splitcom_dist.codec.gated.gate import Drift
 from splitcom_dist.codec.manifest import named_visit
 from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import ABSENT, FRESH, RESYNC, Expected, Header
+from splitcom_dist.codec.wire import ABSENT, FRESH, MOVED, RESYNC, SECTIONS, Expected, Header
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.devices import to_host
 from splitcom_dist.errors import WireError
@@ -101,6 +101,11 @@ class Outgoing:
         """Answer a batch with a header alone, where no values are due."""
         self._transmit(nothing_of(self.link, self.client, step, visit), {}, time.perf_counter())
 
+    def hand_over(self, step: int, moments: Tensor) -> None:
+        """Send float32 values (n,) that belong to blocks which the other end will train."""
+        header = Header(LINK_CODES[self.link], step, self.client, flags=MOVED)
+        self._transmit(header, {"side": moments.view(torch.uint8)}, time.perf_counter())
+
     def tell_absence(self, step: int) -> None:
         """In place of the packet that opens a turn: this client has no batch for this step."""
         self._transmit(Header(LINK_CODES[self.link], step, self.client, flags=ABSENT), {}, time.perf_counter())
@@ -156,6 +161,18 @@ class Incoming:
             visit = Visit([], torch.empty(0, dtype=torch.int64))
         visit = visit or named_visit(header, sections["manifest"], book, expected)
         return Packet(header, sections, visit, expected, wire)
+
+    def take_over(self, step: int, elements: int) -> Tensor:
+        """The float32 values (n,) of the peer's `hand_over`, of which so many are due. Raises WireError."""
+        sizes = tuple(4 * elements if section == "side" else 0 for section in SECTIONS)
+        expected = Expected(self.edge.peer, LINK_CODES[self.link], step, self.client, 0, 0, sizes, flags=MOVED)
+        started = time.perf_counter()
+        header, sections, wire = self.edge.receive(expected)
+        if header.flags != MOVED or len(sections["side"]) != 4 * elements:
+            raise expected.error("side_bytes", f"{len(sections['side'])}, {4 * elements} expected")
+        moments = torch.frombuffer(bytearray(sections["side"].numpy()), dtype=torch.float32)
+        self.context.ledger.received(header, wire, 0, time.perf_counter() - started)
+        return moments
 
     def fits(self, packet: Packet, book: KeyBook | None = None) -> bool:
         """Whether the packet was made over the references that we hold."""

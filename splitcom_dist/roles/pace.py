@@ -44,6 +44,10 @@ class Pace:
     def speed(self, client: int) -> float:
         return self._speeds[client]
 
+    def worked(self, client: int) -> float:
+        """Seconds that this client has computed in the round so far."""
+        return self._worked.get(client, 0.0)
+
     @contextmanager
     def computing(self, client: int) -> Iterator[None]:
         """Around what a device of this client would compute: measured, and stretched by its speed."""

@@ -20,11 +20,13 @@ from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.gradients import StepTotals, sum_gradients
 from splitcom_dist.comm.reduce import make_sending
+from splitcom_dist.cuts.measured import Measured, Measures
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten, unflatten_into, without
 from splitcom_dist.presence.service import Service
 from splitcom_dist.roles.body import make_body
 from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.cut_moves import move_served, tell_measures
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.served_client import ServedClient
@@ -48,6 +50,7 @@ class Turn:
     tokens: int = 0
     targets: int = 0
     seconds: float = 0.0  # computing, encoding and sending
+    computing: float = 0.0  # of these
     waited: float = 0.0
 
 
@@ -73,6 +76,7 @@ class ServerRole(ABC):
         self.progress = progress
         self.parameters = list(parameters)
         self.shared = shared
+        self.measures = Measures()
         self.deep = without(self.parameters, shared.parameters if shared else [])
         self.sending = make_sending(context.config.fed.adapter_quantizer, flatten(self.deep))
         self.optimizer = AdapterOptimizer(self.parameters, context.config.train, context.schedule.total_steps)
@@ -92,6 +96,8 @@ class ServerRole(ABC):
                 self.step(step)
                 if self.shared is not None and schedule.averages_after(step):
                     self.average(self.shared, step)
+                    if schedule.moves_cuts_after(step):
+                        self.move_cuts(self.shared, step)
                 if schedule.evaluates_after(step) and self.speaks_for_all:
                     self.send_adapter(step)
                 if schedule.decides_after(step):
@@ -141,6 +147,10 @@ class ServerRole(ABC):
             return
         for turn in turns:
             self.book(turn, step, lr)
+            measured = Measured(serving=turn.computing, answering=turn.seconds - turn.computing)
+            if not math.isnan(turn.loss):
+                measured.loss, measured.targets = turn.loss, turn.targets
+            self.measures.add(turn.client, measured)
         if self.speaks_for_all:
             seconds = time.perf_counter() - started - waited
             self.book(Turn(SERVER, totals.loss, totals.tokens, totals.targets, seconds, waited), step, lr)
@@ -189,6 +199,12 @@ class ServerRole(ABC):
         self.context.ledger.adapters(size)
         seconds = time.perf_counter() - started
         record_round(self.context.log, step, schedule.epoch_of(step), 0, weight, size, seconds)
+
+    def move_cuts(self, shared: SharedBlocks, step: int) -> None:
+        """Hear which clients are cut elsewhere from now on; exchange with ours what the optimizers remember."""
+        moves = tell_measures(self.context, step, self.measures)
+        move_served(self.context, step, moves, self.clients, shared.by_number, self.optimizer)
+        self.context.cuts.move({move.client: move.new for move in moves})
 
     @property
     def speaks_for_all(self) -> bool:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from splitcom_dist.comm.sharded_weights import shard_weights
 from splitcom_dist.config.schema import Config
-from splitcom_dist.cuts import client_cuts
+from splitcom_dist.cuts.layers import client_cuts
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.lora import adapter_parameters, adapter_shapes, attach_lora, is_in_part
 from splitcom_dist.models.sources import ModelSource

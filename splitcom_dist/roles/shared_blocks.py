@@ -7,7 +7,7 @@ from torch import nn
 
 from splitcom_dist.comm.gradients import StepTotals
 from splitcom_dist.comm.layer_mean import LayerMean
-from splitcom_dist.cuts import Cuts
+from splitcom_dist.cuts.layers import Cuts
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.state import State
 
@@ -24,6 +24,10 @@ class SharedBlocks:
     @property
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for block in self._blocks for parameter in block]
+
+    @property
+    def by_number(self) -> Mapping[int, Sequence[nn.Parameter]]:
+        return dict(zip(self._cuts.shared, self._blocks, strict=True))
 
     def count(self, targets: Mapping[int, int]) -> tuple[int, ...]:
         """Take note of a step, given the target tokens of each client; returns those that each block is trained on."""

@@ -37,7 +37,9 @@ class StandardServerRole(ServerRole):
             rows = self.decoded(client, packet)
         waited = client.edge.waited - waited
         batch, cut_layer = Portion(rows, visit.lengths, targets), self.context.cuts.of(client.number)
+        begun = time.perf_counter()
         loss, gradient = self.body.forward_backward(batch, self.context.head_trains(step), step, cut_layer)
+        computing = time.perf_counter() - begun
         count = sum(map(len, targets))
         self.context.ledger.learnt(loss, count)
         check_finite(loss, client.number, step, self.context.config.train.lr)
@@ -49,7 +51,7 @@ class StandardServerRole(ServerRole):
             else:
                 client.incoming["up_activation"].spare(step, visit)
                 client.outgoing["down_gradient"].spare(step, visit)
-        return Turn(client.number, loss, len(rows), count, time.perf_counter() - started - waited, waited)
+        return Turn(client.number, loss, len(rows), count, time.perf_counter() - started - waited, computing, waited)
 
     def targets(self, client: ServedClient, packet: Packet) -> list[Tensor]:
         """Target ids a sample, from the packet or from an earlier visit."""

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.attendance import Mode
 from splitcom_dist.codec.ragged import to_padded, to_ragged
-from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.data.batching import Batch
 from splitcom_dist.data.tokens import Sample
@@ -16,7 +14,9 @@ from splitcom_dist.models.loss import check_finite, token_loss
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.cut_moves import Blocks
 from splitcom_dist.roles.logical_client import LogicalClient
+from splitcom_dist.roles.mean_share import MeanShare
 from splitcom_dist.roles.roster import Roster
 
 
@@ -30,11 +30,10 @@ class UClientRole(ClientRole):
         tail: PreTrainedModel,
         edge: Edge,
         clients: Roster[LogicalClient],
-        start: Tensor,
-        ranks: Ranks,
-        shared: LayerMean | None = None,
+        share: MeanShare,
+        blocks: Blocks,
     ) -> None:
-        super().__init__(context, head, edge, clients, start, ranks, shared)
+        super().__init__(context, head, edge, clients, share, blocks)
         self.tail = tail
 
     @property

@@ -58,7 +58,9 @@ class UServerRole(ServerRole):
             visit, rows, peer_digest = packet.visit, self.decoded(client, packet), packet.header.answer_digest
         waited = client.edge.waited - waited
         cut_layer = self.context.cuts.of(client.number)
+        begun = time.perf_counter()
         passing = self.body.forward(rows, visit.lengths, self.context.head_trains(step), step, cut_layer)
+        computing = time.perf_counter() - begun
         gradient = client.incoming["up_gradient"]
         client.edge.post()
         client.outgoing["down_activation"].send(
@@ -68,7 +70,8 @@ class UServerRole(ServerRole):
             peer_digest=peer_digest,
             answer_digest=gradient.decoder.store.digest,
         )
-        turn = Turn(client.number, tokens=len(rows), seconds=time.perf_counter() - started - waited, waited=waited)
+        seconds = time.perf_counter() - started - waited
+        turn = Turn(client.number, tokens=len(rows), seconds=seconds, computing=computing, waited=waited)
         return Passage(client, turn, visit, passing)
 
     def backward(self, passage: Passage, step: int) -> Turn:
@@ -81,7 +84,9 @@ class UServerRole(ServerRole):
         gradient = up.decode(packet)
         if gradient is None or not packet.header.targets:
             raise WireError(f"{client.edge.peer}, up_gradient, step {step}: targets: 0, a batch has at least one")
+        begun = time.perf_counter()
         at_cut = passage.passing.backward(gradient)
+        turn.computing += time.perf_counter() - begun
         with self.service.tolerating(self.rank_of(client.number)):  # the body's gradient is made, and counts
             if self.context.head_trains(step):
                 client.outgoing["down_gradient"].send(

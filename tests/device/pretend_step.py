@@ -32,6 +32,7 @@ from splitcom_dist.comm.link import Edge
 from splitcom_dist.config.files import load_config
 from splitcom_dist.config.implied import names_samples
 from splitcom_dist.config.schema import Config
+from splitcom_dist.cuts.layers import client_cuts
 from splitcom_dist.data.batching import Batch, collate
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.layout import Layout
@@ -42,6 +43,7 @@ from splitcom_dist.presence.service import Service
 from splitcom_dist.roles import build
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.mean_share import MeanShare
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.share import Share
@@ -109,10 +111,11 @@ def visits(config: Config, context: Context, pretend: PretendDevice) -> list[dic
     served = ServedClient(0, down, incoming, outgoing, book, None if tail else LabelCache(context.source.vocabulary))
     roster = cast(Roster[Any], SimpleNamespace())
     head, body, ranks = share.parts["head"], share.parts["body"], Ranks(None, [p.shape for p in trained])
+    mean = MeanShare(context, roster, flatten(trained), ranks, None)
     role = (
-        UClientRole(context, head, share.parts["tail"], up, roster, flatten(trained), ranks)
+        UClientRole(context, head, share.parts["tail"], up, roster, mean, {})
         if tail
-        else ClientRole(context, head, up, roster, flatten(trained), ranks)
+        else ClientRole(context, head, up, roster, mean, {})
     )
     kind = UServerRole if tail else StandardServerRole
     service = cast(Service, SimpleNamespace(tolerating=lambda _: nullcontext()))
@@ -172,7 +175,8 @@ def play(case: str, device: torch.device) -> list[dict[str, dict[str, list[str]]
     log, ledger, world = MagicMock(), MagicMock(), MagicMock(layout=Layout(1, 1, 1), comes_back=False)
     world.groups.shards = None
     source = find_model(folder)
-    context = Context(config, cast(Any, world), cast(Any, schedule), source, log, ledger, cast(Any, None), device)
+    cuts = client_cuts(config)
+    context = Context(config, cast(Any, world), cast(Any, schedule), source, log, ledger, cast(Any, None), cuts, device)
     with PretendDevice(device) as pretend:
         return visits(config, context, pretend)
 

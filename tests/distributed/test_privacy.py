@@ -177,7 +177,7 @@ def test_a_packet_with_labels_is_refused_in_the_u_shape(model_folders: dict[str,
     for tail_layers, allowed in ((1, False), (0, True)):
         config = Config(model=ModelConfig(tail_layers=tail_layers))
         stand_in = SimpleNamespace()
-        context = Context(config, stand_in, stand_in, source, stand_in, stand_in, stand_in)  # type: ignore[arg-type]
+        context = Context(config, *[stand_in] * 2, source, *[stand_in] * 4)  # type: ignore[arg-type, call-arg]
         decoder = make_decoder(LinkCodecConfig(), context.width, torch.float32)
         expected = context.expected("up_activation", decoder, "x", 0, 0, None)
         limits = dict(zip(SECTIONS, expected.section_bytes, strict=True))

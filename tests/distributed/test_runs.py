@@ -47,7 +47,7 @@ def train(model: Path, out: Path, *extra: str, **kwargs: object) -> Outcome:
     return run_command(arguments, **kwargs)  # type: ignore[arg-type]
 
 
-def check_books(out: Path, tail_layers: int = 0, int8: bool = False) -> dict[str, Any]:
+def check_packets(out: Path) -> dict[str, Any]:
     """Senders and receivers agree packet by packet, and the summary is their sum."""
     summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
     rows = read(out / "run.h5", "traffic")
@@ -61,6 +61,13 @@ def check_books(out: Path, tail_layers: int = 0, int8: bool = False) -> dict[str
         assert link["raw_padded_bytes"] == own["raw_padded"].sum() > link["raw_real_bytes"] == own["raw_real"].sum()
         assert link["frames"] == {kind: own[f"n_{kind}"].sum() for kind in "IPSC"}
         assert sum(link["frames"].values()) == own["tokens"].sum()
+    assert summary["label_bytes"] == sent["label"].sum()
+    return summary
+
+
+def check_books(out: Path, tail_layers: int = 0, int8: bool = False) -> dict[str, Any]:
+    """Of packets, of what each end knows of a step, and of adapters."""
+    summary = check_packets(out)
     train = read(out / "run.h5", "train")
     for step in np.unique(train["step"]):
         known = train[(train["step"] == step) & ~np.isnan(train["loss"])]
@@ -73,7 +80,6 @@ def check_books(out: Path, tail_layers: int = 0, int8: bool = False) -> dict[str
             mean = np.average(clients["loss"], weights=clients["target_tokens"])
             assert mean == pytest.approx(together["loss"], rel=1e-6)
             assert sorted(other_end["client"]) == sorted(clients["client"]), "a row at each end"
-    assert summary["label_bytes"] == sent["label"].sum()
     assert (summary["label_bytes"] == 0) is (tail_layers > 0)
     averaged = sum(read(out / "run.h5", table)["bytes"].sum() for table in ("rounds", "gradients"))
     elements = body_elements(out, tail_layers)

@@ -3,7 +3,7 @@
 import pytest
 
 from splitcom_dist.config.files import load_config
-from splitcom_dist.cuts import Cuts, client_cuts
+from splitcom_dist.cuts.layers import Cuts, client_cuts
 
 CUTS = Cuts((3, 1, 4, 1))
 

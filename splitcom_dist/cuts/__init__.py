@@ -1,0 +1,1 @@
+"""Where each logical client's model is cut, and who moves the cuts during training."""

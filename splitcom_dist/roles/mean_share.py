@@ -1,0 +1,94 @@
+"""What a client rank gives to the averaging of adapters, and goes on from: the mean over all clients."""
+
+import torch
+from torch import Tensor
+
+from splitcom_dist.aggregate.ranks import Ranks
+from splitcom_dist.comm.circle import Ring
+from splitcom_dist.comm.factors import FactorSpoke
+from splitcom_dist.comm.layer_mean import LayerMean
+from splitcom_dist.comm.reduce import make_averaging
+from splitcom_dist.models.lora import flatten, unflatten_into
+from splitcom_dist.roles.context import Context
+from splitcom_dist.roles.logical_client import LogicalClient
+from splitcom_dist.roles.roster import Roster
+from splitcom_dist.state import State, facts, gathered, part_of, read_facts
+
+
+class MeanShare:
+    """Those of this rank's clients that have trained since the last mean, each weighted by its target tokens."""
+
+    def __init__(
+        self,
+        context: Context,
+        clients: Roster[LogicalClient],
+        start: Tensor,
+        ranks: Ranks,
+        shared: LayerMean | None,
+    ) -> None:
+        """`start` (n,) is the adapter before training, of which clients hold what their `ranks` allow; blocks that
+        servers train too, which `shared` averages, are its end."""
+        self.mean = start  # the newest one, from which everybody goes on who has not trained since
+        self.weights: dict[int, int] = {}  # target tokens of those who have, by client
+        self._cuts = context.cuts
+        self._clients = clients
+        self._ranks = ranks
+        self._shared = shared
+        world = context.world
+        held = 0 if shared is None else self._cuts.deepest_of(world.layout.clients_of(world.rank))
+        self._alone = len(start) - (shared.elements(held - self._cuts.shallowest) if shared else 0)
+        self._averaging = make_averaging(context.config.fed.adapter_quantizer, start[: self._alone], world.circle)
+        self._factors: FactorSpoke | None = None
+        if context.config.fed.rank_aggregation == "svd":
+            ring = world.circle
+            assert isinstance(ring, Ring)
+            self._factors = FactorSpoke(ring.group, world.layout, world.rank, ranks)
+
+    def bring_up_to_date(self, client: LogicalClient) -> None:
+        """A client that has not trained since the last mean begins with it."""
+        if client.id not in self.weights:
+            unflatten_into(self._ranks.share(self.mean[: client.elements], client.id), client.adapter)
+
+    def add(self, number: int, targets: int) -> None:
+        """A client has trained on so many target tokens."""
+        self.weights[number] = self.weights.get(number, 0) + targets
+
+    def average(self, step: int) -> tuple[float, int]:
+        """Take part in the averaging after a step; returns the total weight and the bytes handed over."""
+        mean, total, size = self._take_mean(step)
+        self.mean = self._ranks.kept(mean, self.mean) if total else self.mean
+        self.weights.clear()
+        return total, size
+
+    def _take_mean(self, step: int) -> tuple[Tensor, float, int]:
+        """The mean (n,), the total weight and the bytes handed over."""
+        if self._factors is not None:
+            return self._factors.mean(self.weights, self._adapter_of, step)
+        weighted, weight = torch.zeros(self._alone), sum(self.weights.values())
+        for number in sorted(self.weights):
+            adapter = self._adapter_of(number)
+            weighted += self.weights[number] * adapter[: self._alone]
+            if self._shared is not None:
+                count = self._cuts.shared_by(number)
+                trained = adapter[self._alone : self._alone + self._shared.elements(count)]
+                self._shared.add(trained, [self.weights[number]] * count)
+        own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
+        mean, total, size = self._averaging.mean(own, weight, step)
+        if self._shared is None:
+            return mean, total, size
+        shared, _, more = self._shared.mean(step)
+        return torch.cat([mean, shared])[: len(self.mean)], total, size + more
+
+    def _adapter_of(self, number: int) -> Tensor:
+        """The adapter (n,) of a client that has trained, in memory or parked."""
+        client = self._clients.get(number)
+        return self._clients.peek(number)["adapter"] if client is None else flatten(client.adapter)
+
+    def state(self) -> State:
+        averaging = gathered({"averaging": self._averaging})
+        return {**averaging, "mean": self.mean, "facts": facts({"weights": self.weights})}
+
+    def load(self, state: State) -> None:
+        self._averaging.load(part_of(state, "averaging"))
+        self.mean = state["mean"].clone()
+        self.weights = {int(number): weight for number, weight in read_facts(state["facts"])["weights"].items()}
