@@ -70,7 +70,7 @@ class CutsConfig:
     policy: str = "static"
     shallowest: int = 1
     deepest: int | None = None  # where cuts move every client rank holds so many blocks, behind whichever it is cut
-    gain: float = 0.05  # balance_time: moves once the step is foreseen to be shorter by this share
+    gain: float = 0.1  # balance_time: moves once the step is foreseen to be shorter by this share
     gamma: float = 1.0  # splitft: how fast
 
 

@@ -25,11 +25,13 @@ class BalanceTime:
         self._gain = gain
         self._work = work
         self._layout = layout
-        self._last: dict[int, tuple[int, Measured]] = {}  # by client: its cut when it had turns last, and of these
+        self._times: dict[int, TurnTime] = {}  # by client, of all rounds so far
 
     def decide(self, cuts: Cuts, measured: Mapping[int, Measured]) -> dict[int, tuple[int, str]]:
-        self._last |= {client: (cuts.of(client), each) for client, each in measured.items()}
-        times = {client: TurnTime(self._work, each, cut) for client, (cut, each) in self._last.items()}
+        for client, each in measured.items():
+            newer = TurnTime.measured(self._work, each, cuts.of(client))
+            self._times[client] = self._times[client].blended(newer) if client in self._times else newer
+        times = self._times
         now = {client: cuts.of(client) for client in times}
         choices = [self._within(limit, times, cuts) for limit in self._limits(times, cuts)]
         if not choices:
@@ -57,7 +59,7 @@ class BalanceTime:
     def _client_rank(turns: list[tuple[TurnTime, int]]) -> ClientRank:
         """Of a mean turn; half of the computing is before the server's, since weights are frozen and their
         gradients are not computed. What is sent is given in seconds."""
-        computing = sum(time.computing(cut) for time, cut in turns) / len(turns)
+        computing = sum(time.computing_at(cut) for time, cut in turns) / len(turns)
         sending = sum(time.at_client(cut) for time, cut in turns) / len(turns) - computing
         half = computing / 2
         return ClientRank(len(turns), half, half, sending, 0.0, up=1.0, down=1.0, latency=0.0)
@@ -78,8 +80,12 @@ class BalanceTime:
         return chosen
 
     def state(self) -> State:
-        return {"facts": facts({str(client): [cut, vars(each)] for client, (cut, each) in self._last.items()})}
+        of_clients = {
+            str(client): [time.computing, time.sending, time.serving, time.answering]
+            for client, time in self._times.items()
+        }
+        return {"facts": facts(of_clients)}
 
     def load(self, state: State) -> None:
         told = read_facts(state["facts"])
-        self._last = {int(client): (cut, Measured(**each)) for client, (cut, each) in told.items()}
+        self._times = {int(client): TurnTime(self._work, *seconds) for client, seconds in told.items()}

@@ -40,24 +40,43 @@ def work_of(model: PreTrainedModel, tail_layers: int) -> Work:
 
 @dataclass(frozen=True)
 class TurnTime:
-    """Seconds of one client's turn, as measured at one cut and foreseen at others."""
+    """Seconds of one client's turn: a block's, at either end, and what does not depend on the cut."""
 
     work: Work
-    measured: Measured
-    cut: int  # at which it was measured
+    computing: float  # a block, by the client
+    sending: float  # a turn
+    serving: float  # a block, by the server
+    answering: float  # a turn
 
-    def computing(self, cut: int) -> float:
-        """Of the client."""
-        return self._mean(self.measured.computing) * self.work.of_client(cut) / self.work.of_client(self.cut)
+    @classmethod
+    def measured(cls, work: Work, measured: Measured, cut: int) -> "TurnTime":
+        """As it was at one cut."""
+        return cls(
+            work,
+            measured.computing / measured.turns / work.of_client(cut),
+            measured.sending / measured.turns,
+            measured.serving / measured.turns / work.of_server(cut),
+            measured.answering / measured.turns,
+        )
+
+    def blended(self, newer: "TurnTime") -> "TurnTime":
+        """Half of what was known and half of what is new: other things run on the same machines."""
+        return TurnTime(
+            self.work,
+            *(
+                (getattr(self, name) + getattr(newer, name)) / 2
+                for name in ("computing", "sending", "serving", "answering")
+            ),
+        )
+
+    def computing_at(self, cut: int) -> float:
+        """By the client."""
+        return self.computing * self.work.of_client(cut)
 
     def at_client(self, cut: int) -> float:
         """Computing, encoding and sending."""
-        return self.computing(cut) + self._mean(self.measured.sending)
+        return self.computing_at(cut) + self.sending
 
     def at_server(self, cut: int) -> float:
         """What the server takes for this client's batch, and to send the answer."""
-        serving = self._mean(self.measured.serving) * self.work.of_server(cut) / self.work.of_server(self.cut)
-        return serving + self._mean(self.measured.answering)
-
-    def _mean(self, seconds: float) -> float:
-        return seconds / self.measured.turns
+        return self.serving * self.work.of_server(cut) + self.answering

@@ -49,7 +49,7 @@ def test_slow_clients_train_fewer_blocks_and_the_step_is_nearly_the_shortest_the
     speeds, policy = [1.0, 0.25, 0.5], balance(3)
     cuts = settled(policy, Cuts([2, 2, 2], 1, 8), speeds)
     assert cuts.of(1) < cuts.of(2) <= cuts.of(0)
-    times = {client: TurnTime(WORK, each, cuts.of(client)) for client, each in measured(cuts, speeds).items()}
+    times = {client: TurnTime.measured(WORK, each, cuts.of(client)) for client, each in measured(cuts, speeds).items()}
 
     def seconds(choice: Mapping[int, int]) -> float:
         return policy.step_seconds(choice, times)
