@@ -57,6 +57,8 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("fed.cut_layers=[1,2]", "fed.cut_layers: 2 cuts for fed.clients=3; give one for each"),
         ("fed.cut_layers=[1,2,0]", "a cut at 0: every client has at least 1 block"),
         ("fed.cut_layers=2", "fed.cut_layers"),
+        ("fed.cuts.policy=splitft", "say with fed.cuts.deepest how many blocks a client may train at most"),
+        ("fed.cuts.policy=fastest", "fed.cuts.policy=fastest: choose one of static, balance_time, splitft"),
         ("fed.speed.dist=list", "fed.speed.values: 0 speeds for fed.clients=3; give one for each"),
         ("fed.speed.values=[1,2]", "fed.speed.values=2.0: a speed is above 0 and at most 1"),
         ("fed.speed.low=0", "fed.speed.low=0.0: a speed is above 0 and at most 1"),
@@ -101,6 +103,22 @@ def test_what_different_cuts_cannot_do_is_refused_and_equal_ones_can(override: s
     with pytest.raises(UserError, match=r"fed\.cut_layers") as caught:
         load_config([], [*override.split(), "fed.cut_layers=[2,1,2]"])
     assert "equal cuts" in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"fed\.cuts move") as caught:
+        load_config([], [*override.split(), "fed.cuts.policy=splitft", "fed.cuts.deepest=3"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ("fed.cuts.deepest=1", r"fed\.cuts\.shallowest=1: must be below fed\.cuts\.deepest=1"),
+        ("fed.cuts.deepest=3 model.cut_layer=4", r"model\.cut_layer=4: begins outside .* to fed\.cuts\.deepest=3"),
+        ("fed.cuts.deepest=3 fed.cut_layers=[2,4,1]", r"fed\.cut_layers=4: begins outside"),
+    ],
+)
+def test_cuts_that_move_begin_within_their_bounds(bounds: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config([], ["fed.cuts.policy=balance_time", *bounds.split()])
 
 
 def test_heads_cannot_rest_where_rounds_draw_their_clients() -> None:

@@ -91,9 +91,16 @@ def test_mistakes_are_one_line(extra: list[str], reason: str, profile: Path) -> 
 
 @pytest.mark.parametrize(
     "override",
-    ["fed.cut_layers=[2]", "lora.cut_rank=2", "lora.ranks=[4]", "fed.rank_aggregation=svd", "model.tail_layers=1"],
+    [
+        "fed.cut_layers=[2]",
+        "fed.cuts.policy=splitft fed.cuts.deepest=3",
+        "lora.cut_rank=2",
+        "lora.ranks=[4]",
+        "fed.rank_aggregation=svd",
+        "model.tail_layers=1",
+    ],
 )
 def test_what_is_not_planned_is_refused_in_one_line(override: str, profile: Path) -> None:
-    outcome = run_command(["plan", *RUN, override, "--profile", str(profile)])
+    outcome = run_command(["plan", *RUN, *override.split(), "--profile", str(profile)])
     assert outcome.code == 2 and outcome.stderr.startswith(f"error: {override.partition('=')[0]}"), outcome.stderr
     assert outcome.stderr.count("\n") == 1
