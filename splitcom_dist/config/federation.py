@@ -34,6 +34,13 @@ def check_federation(config: Config) -> None:
             f"{config.roles.client_ranks}: a server without a client rank would serve nobody; raise roles.client_ranks "
             "or lower roles.server_ranks"
         )
+    if config.roles.server_batching == "merged":
+        for key, least in (("model.tail_layers", 0), ("roles.server_shards", 1)):
+            if lookup(config, key) != least:
+                raise UserError(
+                    f"roles.server_batching=merged: only whole servers of the standard shape merge; set {key}={least} "
+                    "or roles.server_batching=sequential"
+                )
     _check_ranks(config)
     _check_pace(config)
 

@@ -20,6 +20,7 @@ CHOICES = {
     **{f"codec.{link}.store": ("ram", "disk") for link in LINKS},
     "fed.adapter_quantizer": ("none", "int8"),
     "fed.rank_aggregation": ("zero_pad", "svd"),
+    "roles.server_batching": ("sequential", "merged"),
     "fed.cuts.policy": ("static", "balance_time", "splitft"),
     "fed.lost": ("end", "go_on"),
     "fed.speed.dist": ("none", "uniform", "list"),

@@ -50,6 +50,9 @@ class RolesConfig:
     client_ranks: int = 3
     server_ranks: int = 1  # client rank c has server c mod server_ranks; the aggregator is one rank more
     server_shards: int = 1  # ranks of each server: they share the frozen weights of its body (FSDP2) and its batches
+    # sequential: a server takes its clients one after another, and others compute meanwhile; merged: those of a wave,
+    # one of each client rank, in one pass of the body, which each enters at its cut
+    server_batching: str = "sequential"
 
 
 @dataclass

@@ -18,6 +18,7 @@ from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.comm.portions import Portion, deal, together, unlabelled
 from splitcom_dist.comm.shards import Order, Shards
 from splitcom_dist.models.loss import token_loss
+from splitcom_dist.models.merged import forward_merged
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.roles.context import Context
 
@@ -95,6 +96,21 @@ class WholeBody:
         loss = token_loss(self.model, passing.output, batch.lengths, batch.targets)
         loss.backward()
         return float(loss.detach()), passing.rows.grad
+
+    def forward_backward_merged(
+        self, batches: Sequence[Portion], head_trains: bool, cuts: Sequence[int]
+    ) -> list[tuple[float, Tensor | None]]:
+        """What `forward_backward` gives of each, in one forward and one backward of all."""
+        for batch in batches:
+            batch.rows.requires_grad_(head_trains)
+        lengths = [batch.lengths for batch in batches]
+        outputs = forward_merged(self.model, [batch.rows for batch in batches], lengths, cuts)
+        losses = [
+            token_loss(self.model, output, batch.lengths, batch.targets)
+            for output, batch in zip(outputs, batches, strict=True)
+        ]
+        torch.stack(losses).sum().backward()
+        return [(float(loss.detach()), batch.rows.grad) for loss, batch in zip(losses, batches, strict=True)]
 
     def forward(self, rows: Tensor, lengths: Tensor, head_trains: bool, step: int, cut_layer: int = 0) -> WholePassing:
         rows.requires_grad_(head_trains)

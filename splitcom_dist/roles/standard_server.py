@@ -1,21 +1,38 @@
 """The server of the standard shape: all deep blocks and the LM head; labels cross once a sample and are cached."""
 
 import time
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.portions import Portion
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.loss import check_finite
+from splitcom_dist.roles.body import WholeBody
 from splitcom_dist.roles.flows import Packet
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.server import ServerRole, Turn
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One client's batch that is to be served: what came, or while heads rest what is remembered."""
+
+    client: ServedClient
+    packet: Packet | None  # None while heads rest
+    visit: Visit
+    batch: Portion
+    waited: float  # for the packet, seconds
+    seconds: float  # to take it
 
 
 class StandardServerRole(ServerRole):
     """Blocks behind the cuts and the LM head; a client's activation enters at its own cut."""
 
     def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
+        if self.context.config.roles.server_batching == "merged":
+            return self.serve_together(wave, step)
         turns = []
         for client in wave:
             with self.service.tolerating(self.rank_of(client.number)):
@@ -23,7 +40,35 @@ class StandardServerRole(ServerRole):
         return turns
 
     def serve_one(self, client: ServedClient, step: int) -> Turn:
-        """One client's batch: activation in, loss, gradient out. While heads rest neither comes nor goes."""
+        """One client's batch: activation in, loss, gradient out."""
+        arrival = self.take(client, step)
+        if isinstance(arrival, Turn):
+            return arrival
+        begun, cut_layer = time.perf_counter(), self.context.cuts.of(client.number)
+        learnt = self.body.forward_backward(arrival.batch, self.context.head_trains(step), step, cut_layer)
+        return self.answer(arrival, *learnt, step, time.perf_counter() - begun)
+
+    def serve_together(self, wave: list[ServedClient], step: int) -> list[Turn]:
+        """The batches of a wave in one pass of the body, once all have come."""
+        assert isinstance(self.body, WholeBody)
+        turns: list[Turn] = []
+        arrivals: list[Arrival] = []
+        for client in wave:
+            with self.service.tolerating(self.rank_of(client.number)):
+                arrival = self.take(client, step)
+                (arrivals if isinstance(arrival, Arrival) else turns).append(arrival)  # type: ignore[arg-type]
+        if not arrivals:
+            return turns
+        begun, cuts = time.perf_counter(), [self.context.cuts.of(arrival.client.number) for arrival in arrivals]
+        batches = [arrival.batch for arrival in arrivals]
+        learnt = self.body.forward_backward_merged(batches, self.context.head_trains(step), cuts)
+        computing = (time.perf_counter() - begun) / sum(len(batch.rows) for batch in batches)  # a position
+        for arrival, (loss, gradient) in zip(arrivals, learnt, strict=True):
+            turns.append(self.answer(arrival, loss, gradient, step, computing * len(arrival.batch.rows)))
+        return turns
+
+    def take(self, client: ServedClient, step: int) -> Arrival | Turn:
+        """A client's batch, or the whole turn of one that is absent. While heads rest nothing comes."""
         started, waited, packet = time.perf_counter(), client.edge.waited, None
         if self.opens(step):
             visit, rows = self.recalled(client, step)
@@ -36,11 +81,13 @@ class StandardServerRole(ServerRole):
             visit, targets = packet.visit, self.targets(client, packet)
             rows = self.decoded(client, packet)
         waited = client.edge.waited - waited
-        batch, cut_layer = Portion(rows, visit.lengths, targets), self.context.cuts.of(client.number)
-        begun = time.perf_counter()
-        loss, gradient = self.body.forward_backward(batch, self.context.head_trains(step), step, cut_layer)
-        computing = time.perf_counter() - begun
-        count = sum(map(len, targets))
+        seconds = time.perf_counter() - started - waited
+        return Arrival(client, packet, visit, Portion(rows, visit.lengths, targets), waited, seconds)
+
+    def answer(self, arrival: Arrival, loss: float, gradient: Tensor | None, step: int, computing: float) -> Turn:
+        """The gradient out, after so many seconds of computing. While heads rest nothing goes."""
+        started, client, packet, visit = time.perf_counter(), arrival.client, arrival.packet, arrival.visit
+        count = sum(map(len, arrival.batch.targets))
         self.context.ledger.learnt(loss, count)
         check_finite(loss, client.number, step, self.context.config.train.lr)
         with self.service.tolerating(self.rank_of(client.number)):  # the body's gradient is made, and counts
@@ -51,7 +98,8 @@ class StandardServerRole(ServerRole):
             else:
                 client.incoming["up_activation"].spare(step, visit)
                 client.outgoing["down_gradient"].spare(step, visit)
-        return Turn(client.number, loss, len(rows), count, time.perf_counter() - started - waited, computing, waited)
+        seconds = arrival.seconds + computing + time.perf_counter() - started
+        return Turn(client.number, loss, len(arrival.batch.rows), count, seconds, computing, arrival.waited)
 
     def targets(self, client: ServedClient, packet: Packet) -> list[Tensor]:
         """Target ids a sample, from the packet or from an earlier visit."""
