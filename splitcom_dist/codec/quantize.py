@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.rivals.tiles import Tiles
+from splitcom_dist.config.ranges import add_choice
 from splitcom_dist.config.schema import LinkCodecConfig
 
 
@@ -102,12 +103,27 @@ class Int8:
         return (symbols.view(torch.int8).view(tokens, width).float() * step).to(self.dtype)
 
 
+QUANTIZERS: dict[str, Callable[[LinkCodecConfig, torch.dtype], Quantizer]] = {
+    "none": lambda _, dtype: Plain(dtype),
+    "fp16": lambda _, dtype: Half(dtype),
+    "int8": lambda _, dtype: Int8(dtype),
+    "tiles": lambda config, dtype: Tiles(dtype, config.bits),
+}
+
+
+def register_quantizer(name: str, make: Callable[[LinkCodecConfig, torch.dtype], Quantizer]) -> None:
+    """Let `codec.<link>.quantizer` be `name`: `make` gets the link's configuration and the activations' dtype.
+
+    Its settings are `codec.<link>.options`. It works in host memory, behind gates always, once and cosine. Raises
+    UserError if there is a quantizer of that name.
+    """
+    add_choice(".quantizer", name)
+    QUANTIZERS[name] = make
+
+
 def quantizer_of(config: LinkCodecConfig, dtype: torch.dtype) -> Quantizer:
     """The configured one, for activations of `dtype`; KeyError for a quantizer of whole matrices (matrices.py)."""
-    if config.quantizer == "tiles":
-        return Tiles(dtype, config.bits)
-    plain: dict[str, Callable[[torch.dtype], Quantizer]] = {"none": Plain, "fp16": Half, "int8": Int8}
-    return plain[config.quantizer](dtype)
+    return QUANTIZERS[config.quantizer](config, dtype)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Keys about what crosses the cut, codecs, thresholds and transports, that contradict each other."""
 
 from splitcom_dist.config.implied import gated_links, stays_on_device
+from splitcom_dist.config.ranges import is_added
 from splitcom_dist.config.schema import Config, LinkCodecConfig, LinkConfig, lookup
 from splitcom_dist.errors import UserError
 from splitcom_dist.links import LINKS, links_of
@@ -16,6 +17,8 @@ def check_crossing(config: Config) -> None:
     for low, high in (bounds[:2], bounds[2:], ("control.bang_bang.release", "control.bang_bang.tolerance")):
         if lookup(config, low) > lookup(config, high):
             raise UserError(f"{low}={lookup(config, low)}: must not exceed {high}={lookup(config, high)}")
+    if config.control.options and not is_added("control.name", config.control.name):
+        raise UserError(f"control.options: are an extension's controller's, and name={config.control.name} is none")
     if config.control.name != "fixed" and not gated_links(config):
         raise UserError(f"control.name={config.control.name}: codec {config.codec.name} has no threshold to move")
     for link in LINKS:
@@ -41,6 +44,8 @@ def check_crossing(config: Config) -> None:
 
 def _check_link(name: str, codec: LinkCodecConfig) -> None:
     matrices = ("channels", "low_rank")
+    if codec.options and not is_added(f"{name}.quantizer", codec.quantizer):
+        raise UserError(f"{name}.options: are an extension's quantizer's, and quantizer={codec.quantizer} is none")
     if codec.quantizer in matrices and codec.gate != "always":
         raise UserError(f"{name}.quantizer={codec.quantizer}: needs gate=always, not {codec.gate}")
     if codec.predictor == "delta" and codec.quantizer not in matrices:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from splitcom_dist.config.checks import validate
 from splitcom_dist.config.schema import Config, all_keys
 from splitcom_dist.errors import UserError
+from splitcom_dist.extensions import load_extensions
 
 GROUPS = ("model", "data", "shape", "codec", "control")
 EXCHANGED = ("codec", "control")  # groups of which a preset is the whole
@@ -47,6 +48,7 @@ def load_config(files: Sequence[str | Path] = (), overrides: Sequence[str] = ())
         except OmegaConfBaseException as error:
             raise UserError(f"{origin}: {_explain(error)}") from None
     config = cast(Config, OmegaConf.to_object(merged))
+    config.extensions = load_extensions(config.extensions)
     validate(config)
     return config
 

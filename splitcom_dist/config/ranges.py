@@ -33,6 +33,7 @@ CHOICES = {
     "transport": ("gloo", "nccl", "mpi"),
     "resume": ("never", "auto"),
 }
+ADDED: dict[str, list[str]] = {}  # values that extensions have added to a key, or to a last part of several keys
 AT_LEAST = {
     "model.cut_layer": 1,
     "model.tail_layers": 0,
@@ -90,11 +91,25 @@ AT_LEAST = {
 }
 
 
+def add_choice(key: str, value: str) -> None:
+    """Let `key`, or every key that ends in it, take one more value. Raises UserError where it takes it already."""
+    known = [choice for name, choices in CHOICES.items() if name.endswith(key) for choice in choices]
+    if value in known + ADDED.get(key, []):
+        raise UserError(f"{key}={value} exists already; take another name")
+    ADDED.setdefault(key, []).append(value)
+
+
+def is_added(key: str, value: str) -> bool:
+    """Whether `value` of `key` is an extension's."""
+    return any(key.endswith(name) and value in added for name, added in ADDED.items())
+
+
 def check_ranges(config: Config) -> None:
     """Raise UserError for the first key outside its choices or below its least value."""
     for key, choices in CHOICES.items():
-        if (value := lookup(config, key)) not in choices:
-            raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
+        if (value := lookup(config, key)) not in choices and not is_added(key, value):
+            added = [choice for name, more in ADDED.items() if key.endswith(name) for choice in more]
+            raise UserError(f"{key}={value}: choose one of {', '.join([*choices, *added])}")
     for key, least in AT_LEAST.items():
         value = lookup(config, key)
         if value is not None and not value >= least:

@@ -126,12 +126,13 @@ class LinkCodecConfig:
     noise: float = 0.1  # sampled gate: variance that rounding adds, of the gradients' squared norm
     keep: float = 1.0  # sampled gate: expected share of the positions that is sent, heavy ones before light ones
     predictor: str = "none"  # delta: a sample's later visits cross as changes (gate always)
-    quantizer: str = "none"  # none, fp16, int8, channels, low_rank or tiles
+    quantizer: str = "none"  # none, fp16, int8, channels, low_rank, tiles or an extension's
     bits: int = 4  # an element: of channels, tiles and the factors of low_rank
     low_rank: int = 16  # directions of low_rank
     store_dtype: str = "bfloat16"  # of the references: bfloat16 or float32; error gate also int8
     store: str = "ram"  # error gate: ram, or disk (under the run directory)
     store_rows: int = 0  # error gate: most positions remembered, the least recently visited are forgotten; 0 = all
+    options: dict[str, float] = field(default_factory=dict)  # settings of an extension's quantizer
 
 
 @dataclass
@@ -185,12 +186,13 @@ class ByteBudgetConfig:
 
 @dataclass
 class ControlConfig:
-    name: str = "fixed"  # fixed, bang_bang, ddpg or byte_budget
+    name: str = "fixed"  # fixed, bang_bang, ddpg, byte_budget or an extension's
     activation: Bounds = field(default_factory=lambda: Bounds(0.98, 0.998))  # thresholds of activation links
     gradient: Bounds = field(default_factory=lambda: Bounds(0.8, 0.98))  # and of gradient links
     bang_bang: BangBangConfig = field(default_factory=BangBangConfig)
     ddpg: DdpgConfig = field(default_factory=DdpgConfig)
     byte_budget: ByteBudgetConfig = field(default_factory=ByteBudgetConfig)
+    options: dict[str, float] = field(default_factory=dict)  # settings of an extension's controller
 
 
 @dataclass
@@ -245,6 +247,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     transport: str = "gloo"  # of packets between clients and servers: gloo, nccl (payloads on GPUs), mpi (under mpirun)
     resume: str = "never"  # auto: go on with the run in --out, if there is one
+    extensions: list[str] = field(default_factory=list)  # Python files or modules to import first: codecs, controllers
 
 
 def lookup(config: Any, key: str) -> Any:

@@ -6,14 +6,18 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from splitcom_dist.models.families import decoder_of, family_of
+from splitcom_dist.models.families import Family, decoder_of, family_of
 
 
 class AbsentBlock(nn.Module):
     """Stands where another rank's block would be."""
 
-    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
-        return hidden
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self._tuple = family.tuple_blocks
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor | tuple[Tensor, ...]:
+        return (hidden,) if self._tuple else hidden
 
 
 @contextmanager
@@ -36,7 +40,7 @@ def only_blocks(decoder: nn.Module, first: int, last: int | None) -> Iterator[No
         for name in final:
             setattr(owner, name, nn.Identity())
         for index in passed:
-            blocks[index] = AbsentBlock()
+            blocks[index] = AbsentBlock(family)
         yield
     finally:
         for index, block in passed.items():

@@ -17,6 +17,7 @@ class Family:
     positions: tuple[str, ...]  # modules whose output is added to the embedding
     entrance: tuple[str, ...]  # modules that a fresh embedding passes, and an activation from the cut must not
     lora_targets: tuple[str, ...]  # attention projections: the default of lora.target_modules
+    tuple_blocks: bool = False  # whether a block returns a tuple that begins with the hidden states, or them alone
 
 
 _LLAMA = Family("embed_tokens", "layers", ("norm",), (), (), ("q_proj", "v_proj"))
@@ -36,6 +37,13 @@ FAMILIES = {
     ),
     "gpt_neox": Family("embed_in", "layers", ("final_layer_norm",), (), ("emb_dropout",), ("query_key_value",)),
 }
+
+
+def register_family(model_type: str, family: Family) -> None:
+    """Let models of this `model_type` (as their config.json has it) be trained. Raises UserError if they are already."""
+    if model_type in FAMILIES:
+        raise UserError(f"model type '{model_type}' is supported already")
+    FAMILIES[model_type] = family
 
 
 def family_of(model_type: str) -> Family:

@@ -24,7 +24,10 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 TINY = Path(__file__).parent / "tiny" / "weights"
-DROPOUT_RATES = ("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout", "attention_dropout", "hidden_dropout")
+DROPOUT_RATES = (
+    *("attn_pdrop", "embd_pdrop", "resid_pdrop"),
+    *("dropout", "attention_dropout", "hidden_dropout", "embed_dropout", "resid_dropout"),
+)
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenizer*"]
 
 

@@ -195,7 +195,7 @@ def _with_absent_rooms(base: type[PreTrainedModel], part: Part, family: Family) 
         blocks = cast(nn.ModuleList, getattr(decoder, family.blocks))
         for index in range(len(blocks)):
             if not part.first <= index < part.last:
-                blocks[index] = AbsentBlock()
+                blocks[index] = AbsentBlock(family)
         if part.first > 0:
             for name in family.positions:
                 setattr(decoder, name, NoPositions())

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from splitcom_dist.errors import UserError
 from splitcom_dist.models.families import family_of
 
 
@@ -61,6 +62,8 @@ def model_shape(config: Any) -> ModelShape:
     """The shape of a transformers configuration; UserError for a family that is not supported."""
     name = config.model_type
     family_of(name)
+    if name not in _BLOCKS:
+        raise UserError(f"model type '{name}' is an extension's: its operations cannot be counted, so not planned with")
     block = _BLOCKS[name](config)
     hidden, vocabulary = int(config.hidden_size), int(config.vocab_size)
     width = int(getattr(config, "word_embed_proj_dim", hidden))
