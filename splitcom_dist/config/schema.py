@@ -247,7 +247,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     transport: str = "gloo"  # of packets between clients and servers: gloo, nccl (payloads on GPUs), mpi (under mpirun)
     resume: str = "never"  # auto: go on with the run in --out, if there is one
-    extensions: list[str] = field(default_factory=list)  # Python files or modules to import first: codecs, controllers
+    extensions: list[str] = field(default_factory=list)  # Python files or modules to import first (docs/extending.md)
 
 
 def lookup(config: Any, key: str) -> Any:

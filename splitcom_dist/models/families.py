@@ -40,7 +40,7 @@ FAMILIES = {
 
 
 def register_family(model_type: str, family: Family) -> None:
-    """Let models of this `model_type` (as their config.json has it) be trained. Raises UserError if they are already."""
+    """Let models of this `model_type`, as in their config.json, be trained. Raises UserError if they are already."""
     if model_type in FAMILIES:
         raise UserError(f"model type '{model_type}' is supported already")
     FAMILIES[model_type] = family
