@@ -15,7 +15,8 @@ from pathlib import Path
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 # What differs from run to run and from machine to machine: times, speeds, and memory, which ends the line of a rank.
-VOLATILE = re.compile(rf"{NUMBER.pattern}(?= (?:s|ms|tokens/s)\b)|(?<= ){NUMBER.pattern}(?= [MG]B$)")
+TIME = rf"(?:{NUMBER.pattern} (?:h|min) )*{NUMBER.pattern}(?= (?:h|min|s|ms|tokens/s)\b)|[\d:]+(?= ago)"
+VOLATILE = re.compile(rf"{TIME}|(?<= ){NUMBER.pattern}(?= [MG]B$)")
 TOLERANCE = 0.2  # of other numbers: another processor rounds differently, and a gate then opens at another sample
 
 

@@ -72,6 +72,7 @@ def test_links_of_the_repository_become_links_of_the_site() -> None:
 def test_outputs_differ_where_words_or_numbers_do_and_not_where_times_do() -> None:
     shown = "perplexity 100.0 · 31.1 s\nrank 0   6.95 MB   493 MB\n\n"
     assert console.difference(shown, "perplexity 103.0 ·  2 s\nrank 0 6.95 MB   55 MB") == ""
+    assert console.difference("took 40.9 s, 0:23 ago", "took 1 h 3 min 4 s, 1:04:59 ago") == ""
     assert "100 on the page is 150 now" in console.difference(shown, shown.replace("100.0", "150.0"))
     assert "but printed was" in console.difference(shown, shown.replace("perplexity", "loss"))
     assert console.difference(shown, "perplexity 100.0 · 1 s") == "the page shows 2 lines, printed were 1"
