@@ -18,6 +18,7 @@ from splitcom_dist.telemetry.pieces import ATTRIBUTES, CATALOGUE
 from splitcom_dist.telemetry.schema import TABLES
 from splitcom_dist.telemetry.superblock import LogImage
 
+READER = (sys.executable, "-m", "splitcom_dist.telemetry.pieces")
 SECONDS, BYTES_PER_SECOND = 30.0, 5e6  # how long a child may take: so long, and longer for a large file
 
 
@@ -81,8 +82,9 @@ def _pieces(path: Path, folder: Path, wanted: Sequence[str], seconds: float) -> 
     """(piece, what the child told of it); a child that dies or hangs is followed by one for the pieces behind."""
     left = list(wanted)
     while left:
-        command = [sys.executable, "-m", "splitcom_dist.telemetry.pieces", str(path), str(folder), *left]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [*READER, str(path), str(folder), *left], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         try:
             out, errors = child.communicate(timeout=seconds)
             end = f"HDF5 ended its process with code {child.returncode}"

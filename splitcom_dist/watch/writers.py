@@ -9,6 +9,7 @@ import numpy as np
 
 from splitcom_dist.errors import UserError
 from splitcom_dist.links import LINKS
+from splitcom_dist.telemetry.schema import row_dtype
 from splitcom_dist.watch.picture import Picture
 
 
@@ -47,7 +48,7 @@ class TensorBoard:
     def __init__(self, package: Any, folder: Any) -> None:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = package.SummaryWriter(str(folder))
+        self._writer = package.SummaryWriter(str(folder), flush_secs=10)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
@@ -125,12 +126,12 @@ class Curves:
         figures = {"eval/perplexity": ppl, "eval/loss": float(np.log(ppl)), "epoch": epoch + 1.0}
         for link, (theta, _, _) in self._picture.thresholds.items():
             figures[f"threshold/{LINKS[link]}"] = theta
-        rows = np.concatenate(self._sent) if self._sent else None
-        for code, link in enumerate(LINKS) if rows is not None else ():
+        rows = np.concatenate([np.zeros(0, row_dtype("traffic")), *self._sent])
+        for code, name in enumerate(LINKS):
             mine = rows[(rows["link"] == code) & (rows["step"] <= step)]
             if padded := int(mine["raw_padded"].sum()):
-                figures[f"bytes/{link}"] = float(mine["wire"].sum())
-                figures[f"share of padded baseline/{link}"] = float(mine["wire"].sum()) / padded
+                figures[f"bytes/{name}"] = float(mine["wire"].sum())
+                figures[f"share of padded baseline/{name}"] = float(mine["wire"].sum()) / padded
         return figures
 
     def close(self) -> None:
