@@ -42,7 +42,10 @@ def log_repair(options: argparse.Namespace) -> int:
             failed.append(str(error))
     console = Console(soft_wrap=True, highlight=False)
     if any(each.broken for each in done):
-        console.print(_table(done))
+        table = _table(done)
+        wanted = console.measure(table, options=console.options.update(max_width=9999)).maximum
+        console.width = max(console.width, wanted)  # never cut: a figure without its end says nothing
+        console.print(table)
     for each in done:
         console.print(f"{each.path}: {_said(each)}")
         for line in each.lost:
