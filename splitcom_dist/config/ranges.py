@@ -33,6 +33,7 @@ CHOICES = {
     "transport": ("gloo", "nccl", "mpi"),
     "resume": ("never", "auto"),
 }
+WRITERS = ("tensorboard", "wandb", "mlflow")
 AT_LEAST = {
     "model.cut_layer": 1,
     "model.tail_layers": 0,
@@ -95,6 +96,8 @@ def check_ranges(config: Config) -> None:
     for key, choices in CHOICES.items():
         if (value := lookup(config, key)) not in choices:
             raise UserError(f"{key}={value}: choose one of {', '.join(choices)}")
+    if unknown := sorted(set(config.telemetry.writers) - set(WRITERS)):
+        raise UserError(f"telemetry.writers: {unknown[0]} is unknown; known are {', '.join(WRITERS)}")
     for key, least in AT_LEAST.items():
         value = lookup(config, key)
         if value is not None and not value >= least:

@@ -21,25 +21,42 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+
+
 def open_writers(names: Sequence[str], picture: Picture) -> list[Writer]:
-    """Writers by name. UserError for an unknown one, or one whose package is missing."""
-    return [_open(name, picture) for name in names]
+    """Writers by name. UserError for an unknown one, one whose package is missing, or that cannot be opened."""
+    writers: list[Writer] = []
+    for name, package in packages_of(names).items():
+        try:
+            writers.append(_open(name, package, picture))
+        except Exception as error:  # what a server, a store or a login had to say
+            raise UserError(f"writer {name}: {' '.join(str(error).split())[:200]}") from None
+    return writers
 
 
-def _open(name: str, picture: Picture) -> Writer:
+def packages_of(names: Sequence[str]) -> dict[str, Any]:
+    """The imported packages by writer. UserError as above."""
+    found = {}
+    for name in names:
+        if name not in PACKAGES:
+            raise UserError(f"writer {name}: known are {', '.join(PACKAGES)}")
+        try:
+            found[name] = import_module(PACKAGES[name])
+        except ModuleNotFoundError as error:
+            if error.name != PACKAGES[name]:
+                raise
+            raise UserError(f"writer {name} needs {error.name}: pip install 'splitcom-dist[{name}]'") from None
+    return found
+
+
+def _open(name: str, package: Any, picture: Picture) -> Writer:
     root, config = picture.root, dataclasses.asdict(picture.config)
-    try:
-        if name == "tensorboard":
-            return TensorBoard(import_module("tensorboardX"), root / "tensorboard")
-        if name == "wandb":
-            return WeightsAndBiases(import_module("wandb"), str(root), root.absolute().name, config)
-        if name == "mlflow":
-            return MLflow(import_module("mlflow"), root.absolute().name, config)
-    except ModuleNotFoundError as error:
-        if str(error.name).split(".")[0] not in ("tensorboardX", "wandb", "mlflow"):
-            raise
-        raise UserError(f"--write {name} needs {error.name}: pip install 'splitcom-dist[{name}]'") from None
-    raise UserError(f"--write {name}: known are tensorboard, wandb, mlflow")
+    if name == "tensorboard":
+        return TensorBoard(package, root / "tensorboard")
+    if name == "wandb":
+        return WeightsAndBiases(package, str(root), root.absolute().name, config)
+    return MLflow(package, root.absolute().name, config)
 
 
 class TensorBoard:

@@ -10,6 +10,8 @@ import pytest
 from test_watch import Run
 
 from splitcom_dist.cli import main
+from splitcom_dist.run_directory import RunDirectory
+from splitcom_dist.watch.beside import writing_beside
 from splitcom_dist.watch.picture import Picture
 from splitcom_dist.watch.writers import Curves
 
@@ -102,7 +104,8 @@ def test_other_writers_get_the_same(
 
 def test_mlflow_keeps_them_in_a_local_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="needs mlflow: pip install 'splitcom-dist[mlflow]'")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/store")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs sqlalchemy, which the extra does not bring
     run = Run(tmp_path / "run")
     run.train(0)
     run.finish()
@@ -114,10 +117,10 @@ def test_mlflow_keeps_them_in_a_local_store(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("tensorboard", "--write tensorboard needs tensorboardX: pip install 'splitcom-dist[tensorboard]'"),
-        ("wandb", "--write wandb needs wandb: pip install 'splitcom-dist[wandb]'"),
-        ("mlflow", "--write mlflow needs mlflow: pip install 'splitcom-dist[mlflow]'"),
-        ("excel", "--write excel: known are tensorboard, wandb, mlflow"),
+        ("tensorboard", "writer tensorboard needs tensorboardX: pip install 'splitcom-dist[tensorboard]'"),
+        ("wandb", "writer wandb needs wandb: pip install 'splitcom-dist[wandb]'"),
+        ("mlflow", "writer mlflow needs mlflow: pip install 'splitcom-dist[mlflow]'"),
+        ("excel", "writer excel: known are tensorboard, wandb, mlflow"),
     ],
 )
 def test_a_missing_package_is_a_line_that_names_the_extra(
@@ -128,3 +131,29 @@ def test_a_missing_package_is_a_line_that_names_the_extra(
     run = Run(tmp_path / "run")
     assert main(["watch", str(run.root), "--write", name]) == 2
     assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_what_a_package_refuses_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = fake("mlflow", [])
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("no store\nat this address")
+
+    package.set_experiment = refuse  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", package)
+    assert main(["watch", str(Run(tmp_path / "run").root), "--write", "mlflow"]) == 2
+    assert capsys.readouterr().err == "error: writer mlflow: no store at this address\n"
+
+
+def test_a_run_has_its_curves_written_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX", reason="needs tensorboardX: pip install 'splitcom-dist[tensorboard]'")
+    run = Run(tmp_path / "run")
+    curves = writing_beside(["tensorboard"], RunDirectory(run.root))
+    run.train(0)
+    run.finish()
+    curves.wait()
+    (path,) = (run.root / "tensorboard").iterdir()
+    assert b"train/loss" in path.read_bytes()
+    assert "the run is finished" in (run.root / "log" / "watch.log").read_text()
