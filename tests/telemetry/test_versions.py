@@ -20,7 +20,9 @@ def old_log(path: Path, version: int, without: dict[str, set[str]]) -> Path:
     with h5py.File(path, "w", libver="latest") as file:
         file.attrs.update(schema_version=version, closed_cleanly=1, rank=0, role="client", config="")
         for table in TABLES:
-            kind = [(name, kind) for name, kind in row_dtype(table).descr if name not in without.get(table, set())]
+            present = row_dtype(table)
+            names = [name for name in present.names or () if name not in without.get(table, set())]
+            kind = [(name, present[name]) for name in names]
             if without.get(table, {""}):
                 file[table] = np.full(3, 7, np.dtype(kind)) if table == "traffic" else np.zeros(3, np.dtype(kind))
                 file[table].attrs["rows"] = np.int64(2)

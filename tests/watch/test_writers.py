@@ -147,6 +147,7 @@ def test_what_a_package_refuses_is_a_line(
     assert capsys.readouterr().err == "error: writer mlflow: no store at this address\n"
 
 
+@pytest.mark.long
 def test_a_run_has_its_curves_written_beside_it(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX", reason="needs tensorboardX: pip install 'splitcom-dist[tensorboard]'")
     run = Run(tmp_path / "run")
