@@ -7,6 +7,7 @@ folder and tells of each what it found, a line of JSON before and after it.
 import json
 import resource
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ MEMORY_BYTES = 8 << 30  # of this process: a damaged length must not take the ma
 
 
 def main(log: str, folder: str, *pieces: str) -> None:
+    warnings.filterwarnings("ignore", "metadata on a dtype")  # h5py marks the encoding of text
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     image = LogImage(Path(log))
