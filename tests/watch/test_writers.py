@@ -70,7 +70,11 @@ def fake(name: str, calls: list[Any]) -> ModuleType:
     """A package that notes what the writers call."""
 
     def note(call: str, result: Any = None) -> Any:
-        return lambda *args, **more: (calls.append((call, args, more)), result)[1]
+        def noted(*args: Any, **more: Any) -> Any:
+            calls.append((call, args, more))
+            return result
+
+        return noted
 
     module: Any = ModuleType(name)
     run = SimpleNamespace(log=note("log"), finish=note("finish"), info=SimpleNamespace(run_id="r1"))
