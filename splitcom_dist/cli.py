@@ -21,6 +21,10 @@ from splitcom_dist.planning.command import add_arguments as add_plan_arguments
 from splitcom_dist.planning.command import plan
 from splitcom_dist.profiling.command import add_arguments as add_profile_arguments
 from splitcom_dist.profiling.command import profile
+from splitcom_dist.telemetry.repair_command import add_arguments as add_repair_arguments
+from splitcom_dist.telemetry.repair_command import log_repair
+from splitcom_dist.watch.command import add_arguments as add_watch_arguments
+from splitcom_dist.watch.command import watch
 
 # A client and its server take turns on the same cores. OpenMP's threads spin for milliseconds after their work is
 # done, which takes the cores from the other side: 9 % of a whole run (benchmarks/throughput.py). torch reads it once.
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, more = parser.parse_known_args(arguments)
     if unknown := [text for text in more if text.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
-    if options.command in ("evaluate", "doctor"):
+    if options.command in ("evaluate", "doctor", "log-repair", "watch"):
         if more:
             parser.error(f"unexpected argument {more[0]}")
     else:
@@ -49,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "doctor":
             return doctor(options)
+        if options.command == "log-repair":
+            return log_repair(options)
+        if options.command == "watch":
+            return watch(options)
         if options.command == "partition":
             return partition(_config(options), options.plot)
         if options.command == "plan":
@@ -143,4 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     add_profile_arguments(commands.add_parser("profile", help=summary, description=summary))
     summary = "what this machine has, or, under a launcher, every rank's, and how fast they reach each other"
     add_doctor_arguments(commands.add_parser("doctor", help=summary, description=summary))
+    summary = "a run in the terminal while it goes on; also curves for TensorBoard, Weights & Biases and MLflow"
+    add_watch_arguments(commands.add_parser("watch", help=summary, description=summary))
+    summary = "fresh logs from what can be read of logs that were cut off, damaged or never closed"
+    add_repair_arguments(commands.add_parser("log-repair", help=summary, description=summary))
     return parser

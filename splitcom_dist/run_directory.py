@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from splitcom_dist.config.files import to_yaml
 from splitcom_dist.config.schema import Config
 from splitcom_dist.errors import UserError
-from splitcom_dist.state import apart
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTS = ("telemetry", "log", "config.yaml")  # of a new run, the last one makes it whole
 
@@ -106,8 +106,13 @@ def _umask() -> int:
     return mask
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, "Tensor"]) -> None:
     """Write a safetensors file so that a crash leaves the old one or the new one, never a part."""
+    # Imported here: torch takes seconds, and who only looks at a run does not need it.
+    from safetensors.torch import save_file
+
+    from splitcom_dist.state import apart
+
     path.parent.mkdir(exist_ok=True)
     fresh = path.with_suffix(".part")
     save_file(apart(tensors), fresh)

@@ -33,6 +33,7 @@ from splitcom_dist.shards import check_length
 from splitcom_dist.state import Stateful, read_facts
 from splitcom_dist.telemetry.hdf5 import RankLog, read_kept
 from splitcom_dist.telemetry.ledger import Ledger
+from splitcom_dist.watch.beside import writing_beside
 from splitcom_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
             print(f"{directory.root}: this run is finished")
         return
     log_to(directory.rank_log(world.rank))
+    curves = writing_beside(config.telemetry.writers if world.rank == world.layout.aggregator_rank else (), directory)
     if world.tolerant:
         if world.rank in start.missing and not world.comes_back:
             world.enter_again()
@@ -157,6 +159,7 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
     settle(context, running, directory, seconds)
     if world.rank == world.layout.aggregator_rank:
         directory.forget_references()
+        curves.wait()
 
 
 def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Schedule:

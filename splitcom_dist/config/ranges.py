@@ -34,6 +34,7 @@ CHOICES = {
     "resume": ("never", "auto"),
 }
 ADDED: dict[str, list[str]] = {}  # values that extensions have added to a key, or to a last part of several keys
+WRITERS = ("tensorboard", "wandb", "mlflow")
 AT_LEAST = {
     "model.cut_layer": 1,
     "model.tail_layers": 0,
@@ -110,6 +111,8 @@ def check_ranges(config: Config) -> None:
         if (value := lookup(config, key)) not in choices and not is_added(key, value):
             added = [choice for name, more in ADDED.items() if key.endswith(name) for choice in more]
             raise UserError(f"{key}={value}: choose one of {', '.join([*choices, *added])}")
+    if unknown := sorted(set(config.telemetry.writers) - set(WRITERS)):
+        raise UserError(f"telemetry.writers: {unknown[0]} is unknown; known are {', '.join(WRITERS)}")
     for key, least in AT_LEAST.items():
         value = lookup(config, key)
         if value is not None and not value >= least:

@@ -205,6 +205,8 @@ class EvalConfig:
 class TelemetryConfig:
     baseline_dtype: str = "float16"  # what the raw baselines send: float16 or float32
     progress: bool = True
+    # curves for tensorboard, wandb or mlflow, by a process beside the aggregator that follows the logs
+    writers: list[str] = field(default_factory=list)
 
 
 @dataclass

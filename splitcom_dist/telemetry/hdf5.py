@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +13,10 @@ import numpy as np
 
 import splitcom_dist
 from splitcom_dist.errors import UserError
+from splitcom_dist.telemetry.extent import READ_ERRORS, stretches
 from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES, row_dtype
+from splitcom_dist.telemetry.superblock import LogImage
+from splitcom_dist.telemetry.versions import came_later, in_present_columns, version_of
 
 CHUNK_ROWS = 1024
 # Dataset of how many rows of each table are whole, then of this rank's counts up to them, as `Ledger.totals` has them.
@@ -125,9 +128,13 @@ class RankLog:
 def read(path: Path, table: str) -> np.ndarray:
     """All flushed rows of a table, of a rank's file or a joined run.h5, also while it is being written.
 
-    Raises UserError if the file is no log of ours, or if run.h5 lacks rows of a rank whose file is gone.
+    Rows of older schema versions get the columns of today, as versions.py says. Raises UserError if the file is no log
+    of ours, if rows of it are damaged or cut off, or if run.h5 lacks rows of a rank whose file is gone.
     """
-    with open_log(path) as file:
+    with open_log(path) as file, naming_damage(path):
+        version = version_of(path, file.attrs)
+        if table not in file and came_later(table, version):
+            return np.zeros(0, row_dtype(table))
         if table not in file:
             raise UserError(f"{path}: no table {table}")
         rows = file[table][:]
@@ -135,7 +142,9 @@ def read(path: Path, table: str) -> np.ndarray:
         if file[table].is_virtual and any(not _source(path, item).is_file() for item in file[table].virtual_sources()):
             gone = [item.file_name for item in file[table].virtual_sources() if not _source(path, item).is_file()]
             raise UserError(f"{path}: {gone[0]}, which holds a rank's rows, is missing")
-        return np.asarray(rows[:promised])
+        if file.driver == "fileobj":  # not closed, so that nothing says how long it is
+            check_extent(path, file[table], promised)
+        return in_present_columns(path, table, np.asarray(rows[:promised]), version)
 
 
 def whole_rows(file: h5py.File) -> dict[str, int]:
@@ -161,15 +170,36 @@ def read_kept(path: Path) -> tuple[dict[str, int] | None, np.ndarray]:
 
 
 def open_log(path: Path) -> h5py.File:
-    """Open a log for reading, whether its writer closed it, still writes, or was killed."""
+    """Open a log for reading, whether its writer closed it, still writes, or was killed. UserError if it cannot be."""
     if not path.is_file():
         raise UserError(f"{path}: no such log")
-    for swmr in (False, True):
-        try:
-            return h5py.File(path, "r", swmr=swmr)
-        except OSError as error:
-            last = error
-    raise UserError(f"{path}: not a readable log: {' '.join(str(last).split())[:160]}")
+    with naming_damage(path):
+        image = LogImage(path)
+        if image.is_plain:
+            image.close()
+            return h5py.File(path, "r")
+        if image.is_foreign:
+            raise UserError(f"{path}: not a readable log: it is no HDF5 file")
+        if image.damaged or image.is_cut:
+            raise OSError(f"{image.size:,} of {image.length:,} bytes are there" if image.is_cut else "its first bytes")
+        return h5py.File(image, "r")
+
+
+@contextlib.contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turn what h5py says of a damaged file into one line that names it and the mend."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        told = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: damaged ({told}): `splitcom log-repair {path}` saves what can be read") from None
+
+
+def check_extent(path: Path, dataset: h5py.Dataset, rows: int) -> None:
+    """Raise OSError if the first rows of a table are not all in the file."""
+    missing = sum(each.stop - each.start - each.there for each in stretches(dataset, rows, path.stat().st_size))
+    if missing:
+        raise OSError(f"{missing:,} of {rows:,} rows of {dataset.name[1:]} are behind its end")
 
 
 def _create(file: h5py.File, table: str) -> h5py.Dataset:

@@ -9,6 +9,7 @@ import numpy as np
 from splitcom_dist.errors import UserError
 from splitcom_dist.telemetry.hdf5 import open_log, whole_rows
 from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES, row_dtype
+from splitcom_dist.telemetry.superblock import mark_closed
 
 
 def join(telemetry: Path, out: Path, expected_ranks: int) -> list[str]:
@@ -31,9 +32,10 @@ def join(telemetry: Path, out: Path, expected_ranks: int) -> list[str]:
         sources.append((path, rank, role, closed, rows))
         if not closed:
             warnings.append(f"rank {rank} ({role}) was not closed cleanly: its last step may be missing")
+            mark_closed(path)  # else HDF5 would not let run.h5 have its rows
     with h5py.File(out, "w", libver="latest") as file:
         for table in TABLES:
-            _join_table(file, table, [(path, rows[table]) for path, _, _, _, rows in sources], out)
+            _join_table(file, table, [(path, rows.get(table, 0)) for path, _, _, _, rows in sources], out)
         ranks = [(rank, role, closed, json.dumps(rows)) for _, rank, role, closed, rows in sources]
         kind = np.dtype([("rank", "i4"), ("role", "S16"), ("closed_cleanly", "i1"), ("rows", "S256")])
         file["ranks"] = np.array(ranks, dtype=kind)
