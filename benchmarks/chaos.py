@@ -5,9 +5,8 @@
 Three methods, each run once undisturbed and once under a storm: again and again a client rank that takes part is killed
 (SIGKILL), stopped for longer than the timeout, or stopped for less than it; its process comes back each time. Checked:
 every run ends by itself with exit code 0, no packet was refused, what every rank counted is what its log holds, final
-adapters are finite. While a client is away its text is not trained on, so the storm is also compared with an
-undisturbed run of as many batches: beyond those that it kept away it should have cost nothing. Prints and writes
-benchmarks/results/chaos.md. Exit code 1 if anything is amiss, or that perplexity is off by more than 1 %.
+adapters are finite, and the perplexity is that of the undisturbed run within 1 %, though while a client is away its text
+is not trained on. Prints and writes benchmarks/results/chaos.md. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -37,12 +36,12 @@ from splitcom_dist.telemetry.ledger import SENT, named_totals
 
 RESULTS = Path(__file__).parent / "results" / "chaos.md"
 CLIENTS, SERVER, RANKS = 4, 4, 6
-TIMEOUT = 8.0  # seconds
-PAUSE = 3.6  # seconds between two faults, on average
+TIMEOUT = 5.0  # seconds
+PAUSE = 4.5  # seconds between two faults, on average
 NOTICED = 1.0  # seconds in which a server that waits has noticed
 HANGS = 3600.0  # seconds after which a run counts as hung
 SETTINGS: dict[str, Any] = {
-    "data.train_samples": 1600,
+    "data.train_samples": 1200,
     "data.validation_samples": 100,
     "roles.client_ranks": CLIENTS,
     "fed.clients": CLIENTS,
@@ -59,7 +58,8 @@ METHODS = {
     "video": ["codec=video"],
     "U-shape, all INT8": ["shape=u_shape", "codec=splitcom_all_int8"],
 }
-KINDS = {"killed": 0.0, "stopped, long": 1.5, "stopped, short": 0.3}  # and for how many timeouts
+SHORT = "stopped, short"  # twice as frequent as the others
+KINDS = {"killed": 0.0, "stopped, long": 1.5, SHORT: 0.3}  # and for how many timeouts
 
 
 class Run:
@@ -123,12 +123,12 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=100, help="at least so many, over all methods")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     columns = ["method", "killed", "stopped 1.5 timeouts", "stopped 0.3", "lost", "back", "batches kept", "perplexity"]
-    columns += ["undisturbed", "change", "undisturbed, as many batches", "change"]
+    columns += ["undisturbed", "change"]
     lines = [f"| {' | '.join([*columns, 'amiss'])} |", f"|---|{'---:|' * (len(columns) - 1)}---|"]
     wrong, total = False, 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -137,18 +137,15 @@ def main() -> None:
             calm, _ = weather(overrides, whole, Path(scratch) / f"{index}_calm", None)
             stormy, faults = weather(overrides, whole, Path(scratch) / f"{index}_storm", rng)
             kept = stormy.batches() / calm.batches()
-            samples = {"data.train_samples": round(kept * whole["data.train_samples"] / CLIENTS) * CLIENTS}
-            control, _ = weather(overrides, whole | samples, Path(scratch) / f"{index}_control", None)
-            amiss = [text for run in (calm, stormy, control) for text in faults_of(run)]
+            amiss = faults_of(calm) + faults_of(stormy)
             total += sum(faults.values())
-            after, before, alike = map(perplexity, (stormy, calm, control))
+            after, before = perplexity(stormy), perplexity(calm)
             told = [*(faults[kind] for kind in KINDS), *(stormy.times(kind).total() for kind in ("lost", "back"))]
-            values = [f"{100 * kept:.1f} %", f"{after:.2f}"]
-            values += [text for ppl in (before, alike) for text in (f"{ppl:.2f}", f"{100 * (after / ppl - 1):+.2f} %")]
+            values = [f"{100 * kept:.1f} %", f"{after:.2f}", f"{before:.2f}", f"{100 * (after / before - 1):+.2f} %"]
             cells = [name, *map(str, told), *values, "; ".join(amiss) or "nothing"]
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], file=sys.stderr, flush=True)
-            wrong |= bool(amiss) or not abs(after / alike - 1) < 0.01
+            wrong |= bool(amiss) or not abs(after / before - 1) < 0.01
     text = "\n".join([*head(options, total), *lines, ""])
     print(text)
     RESULTS.write_text(text)
@@ -169,7 +166,7 @@ def weather(
         with suppress(UserError, OSError, IndexError):  # a log that is being made, a process that has just ended
             present = run.present()
             if len(present) > 2 and len(read(out / "telemetry" / f"rank_{SERVER:05d}.h5", "train")):
-                kind, rank = rng.choice(list(KINDS)), rng.choice(present)
+                kind, rank = rng.choice([*KINDS, SHORT]), rng.choice(present)
                 timers += run.strike(rank, kind)
                 faults[kind] += 1
     if run.process.poll() is None:
