@@ -5,8 +5,8 @@
 Three methods, each run once undisturbed and once under a storm: again and again a client rank that takes part is killed
 (SIGKILL), stopped for longer than the timeout, or stopped for less than it; its process comes back each time. Checked:
 every run ends by itself with exit code 0, no packet was refused, what every rank counted is what its log holds, final
-adapters are finite, and the perplexity is that of the undisturbed run within 1 %, though while a client is away its text
-is not trained on. Prints and writes benchmarks/results/chaos.md. Exit code 1 if anything differs.
+adapters are finite, and the perplexity is that of the undisturbed run within 1 %, though the text of a client that is
+away is not trained on. Prints and writes benchmarks/results/chaos.md. Exit code 1 if anything differs.
 """
 
 import argparse
