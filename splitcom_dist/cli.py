@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from splitcom_dist.analysis.command import add_arguments as add_analyze_arguments
+from splitcom_dist.analysis.command import analyze
 from splitcom_dist.config.files import load_config, preset_folder
 from splitcom_dist.config.schema import Config
 from splitcom_dist.doctor.command import add_arguments as add_doctor_arguments
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, more = parser.parse_known_args(arguments)
     if unknown := [text for text in more if text.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
-    if options.command in ("evaluate", "doctor"):
+    if options.command in ("evaluate", "doctor", "analyze"):
         if more:
             parser.error(f"unexpected argument {more[0]}")
     else:
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "doctor":
             return doctor(options)
+        if options.command == "analyze":
+            return analyze(options)
         if options.command == "partition":
             return partition(_config(options), options.plot)
         if options.command == "plan":
@@ -141,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     add_plan_arguments(commands.add_parser("plan", help=summary, description=summary))
     summary = "how fast the ranks of a run compute its batch, and their links: what `plan` plans with"
     add_profile_arguments(commands.add_parser("profile", help=summary, description=summary))
+    summary = "a report of one run or of several, from their logs: quality, bytes, similarity, thresholds, time"
+    add_analyze_arguments(commands.add_parser("analyze", help=summary, description=summary))
     summary = "what this machine has, or, under a launcher, every rank's, and how fast they reach each other"
     add_doctor_arguments(commands.add_parser("doctor", help=summary, description=summary))
     return parser

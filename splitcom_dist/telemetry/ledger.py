@@ -11,10 +11,9 @@ from splitcom_dist.links import LINKS
 from splitcom_dist.schedule import Schedule
 from splitcom_dist.state import State, facts, read_facts
 from splitcom_dist.telemetry.hdf5 import RankLog
-from splitcom_dist.telemetry.summary import COUNTS
+from splitcom_dist.telemetry.summary import COUNTS, OTHERS
 
 SENT, RECEIVED = 0, 1
-OTHERS = ("label_bytes", "adapter_bytes", "control_bytes", "tokens")
 
 
 class Ledger:

@@ -1,0 +1,162 @@
+"""What a person wants to know first: quality, bytes against both baselines, time; and how the runs differ."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from splitcom_dist.analysis.report import Column, Section, Table, Value
+from splitcom_dist.analysis.study import Study
+from splitcom_dist.telemetry.summary import change, megabytes
+
+MB = 1e6
+DTYPES = {"float16": "FP16", "float32": "FP32"}
+
+
+def overview(studies: Sequence[Study]) -> Section:
+    """Always there."""
+    items = [_runs(studies), _links(studies)]
+    items += [_differences(studies)] if len(studies) > 1 else []
+    text = " ".join(
+        f"{study.run.name}: {_sentence(study)}" if len(studies) > 1 else _sentence(study) for study in studies
+    )
+    return Section("summary", "Summary", text, items)
+
+
+def details(studies: Sequence[Study]) -> Section:
+    """Whole configurations, and what each rank held."""
+    items = [_configuration(study) for study in studies]
+    if memory := [table for study in studies if (table := _ranks(study))]:
+        items = memory + items
+    return Section("details", "Ranks and configuration", items=items)
+
+
+def tiles_of(studies: Sequence[Study]) -> list[tuple[str, str]]:
+    """The few figures of a single run that are written large."""
+    if len(studies) > 1:
+        return []
+    (study,) = studies
+    totals, dtype = study.totals, baseline_of(study)
+    wire = totals.wire_bytes
+    return [
+        (f"{totals.first_ppl:.1f} → {totals.last_ppl:.1f}", "perplexity on held-out text, before and now"),
+        (megabytes(wire), "crossed, everything counted"),
+        (change(wire, totals.baseline("raw_padded_bytes")), f"against padded {dtype}"),
+        (change(wire, totals.baseline("raw_real_bytes")), f"against {dtype}, real tokens only"),
+        (f"{totals.seconds:,.1f} s", f"{totals.steps:,} steps, {totals.others['tokens'] / totals.seconds:,.0f} tokens/s"),
+    ]
+
+
+def baseline_of(study: Study) -> str:
+    """The data type of raw bytes, as it is written."""
+    dtype = str(study.run.config.get("telemetry", {}).get("baseline_dtype", "float16"))
+    return DTYPES.get(dtype, dtype)
+
+
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Dotted keys and their values as text."""
+    found: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = str(value)
+    return found
+
+
+def _sentence(study: Study) -> str:
+    totals, dtype = study.totals, baseline_of(study)
+    quality = "no evaluation yet"
+    if totals.last_ppl == totals.last_ppl:
+        quality = f"perplexity {totals.first_ppl:.2f} before training, {totals.last_ppl:.2f} at the last evaluation"
+    padded, real = (change(totals.wire_bytes, totals.baseline(f"raw_{name}_bytes")) for name in ("padded", "real"))
+    how = "in all" if study.run.finished else "so far"
+    return (
+        f"{quality}; {totals.wire_bytes / MB:,.2f} MB crossed {how}, {padded} against padded {dtype} activations and "
+        f"gradients, {real} against {dtype} without padding."
+    )
+
+
+def _runs(studies: Sequence[Study]) -> Table:
+    columns = [
+        Column("run"),
+        Column("state"),
+        Column("codec"),
+        Column("controller"),
+        Column("steps", digits=0),
+        Column("perplexity before", digits=2),
+        Column("perplexity", digits=2),
+        Column("wire", "MB", 2),
+        Column("against padded", "%", 1),
+        Column("against real", "%", 1),
+        Column("adapters", "MB", 2),
+        Column("labels", "kB", 1),
+        Column("time", "s", 1),
+        Column("tokens/s", digits=0),
+    ]
+    rows = []
+    for study in studies:
+        totals, config = study.totals, study.run.config
+        row: list[Value] = [study.run.name, "finished" if study.run.finished else "not finished"]
+        row += [str(config.get(name, {}).get("name", "")) for name in ("codec", "control")]
+        row += [totals.steps, totals.first_ppl, totals.last_ppl, totals.wire_bytes / MB]
+        row += [_percent(totals.wire_bytes, totals.baseline(f"raw_{name}_bytes")) for name in ("padded", "real")]
+        row += [totals.others["adapter_bytes"] / MB, totals.others["label_bytes"] / 1e3]
+        row += [totals.seconds, totals.others["tokens"] / totals.seconds]
+        rows.append(row)
+    caption = (
+        "Wire bytes are all that was handed to the transport: packets with headers, masks, scales and labels, "
+        "adapters, reports and verdicts, first epoch included. Baselines are the activations and gradients alone, in "
+        f"{' and '.join(sorted({baseline_of(study) for study in studies}))}: padded to the longest sample, or real "
+        "tokens only. Of a run that has not finished, time is what its steps took."
+    )
+    return Table("runs", "Runs", columns, rows, caption)
+
+
+def _links(studies: Sequence[Study]) -> Table:
+    columns = [Column("run"), Column("link"), Column("wire", "MB", 3), Column("raw padded", "MB", 3)]
+    columns += [Column("against padded", "%", 1), Column("raw real", "MB", 3), Column("against real", "%", 1)]
+    columns += [Column("wire a token", "byte", 1), *(Column(kind, "%", 1) for kind in "IPSC")]
+    rows = []
+    for study in studies:
+        for link, counts in study.totals.links.items():
+            positions = sum(counts[kind] for kind in "IPSC")
+            wire, padded, real = (counts[f"{name}_bytes"] for name in ("wire", "raw_padded", "raw_real"))
+            row: list[Value] = [study.run.name, link, wire / MB, padded / MB, _percent(wire, padded), real / MB]
+            row += [_percent(wire, real), wire / max(1, positions)]
+            rows.append([*row, *(100 * counts[kind] / max(1, positions) for kind in "IPSC")])
+    caption = (
+        "I, P, S, C: shares of token positions sent whole, as a change, not at all, and raw for not being finite. "
+        "Labels travel with up_activation and are a part of its bytes."
+    )
+    return Table("links", "Links", columns, rows, caption)
+
+
+def _differences(studies: Sequence[Study]) -> Table:
+    settings = [flat(study.run.config) for study in studies]
+    keys = sorted({key for setting in settings for key in setting})
+    rows = [[key, *(setting.get(key, "-") for setting in settings)] for key in keys]
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    columns = [Column("key"), *(Column(study.run.name) for study in studies)]
+    same = f"{len(rows) - len(differing)} other keys are the same in all runs."
+    return Table("differences", "Where the configurations differ", columns, differing, same)
+
+
+def _ranks(study: Study) -> Table | None:
+    if study.run.summary is None:
+        return None
+    rows = [[each["name"], each["weights_bytes"] / MB, each["resident_bytes"] / MB] for each in _memory(study)]
+    columns = [Column("rank"), Column("weights held", "MB", 2), Column("resident, peak", "MB", 0)]
+    return Table(f"memory-{study.run.slug}", f"{study.run.name}: memory", columns, rows)
+
+
+def _memory(study: Study) -> list[dict[str, Any]]:
+    return list((study.run.summary or {}).get("ranks", []))
+
+
+def _configuration(study: Study) -> Table:
+    rows = sorted(flat(study.run.config).items())
+    title = f"{study.run.name}: configuration"
+    return Table(f"configuration-{study.run.slug}", title, [Column("key"), Column("value")], rows)
+
+
+def _percent(wire: float, baseline: float) -> float:
+    return 100 * (wire / baseline - 1) if baseline else float("nan")
