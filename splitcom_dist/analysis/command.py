@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories: finished, running or killed")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directories: finished, running or killed"
+    )
     text = "folder for report.html and figures/ (default: the run's own; of several runs, ./report)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
 

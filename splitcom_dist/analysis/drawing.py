@@ -43,7 +43,7 @@ def inline(svg: str, figure: Figure) -> str:
     body = COLOUR.sub(lambda found: f"var({VARIABLES[found[0].lower()]})", body)
     body = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", re.sub(r'height="[^"]*" ', "", body, count=1), count=1)
     label = html.escape(f"{figure.title}. {figure.caption}", quote=True)
-    style = f"max-width:{figure.size[0] * 100:.0f}px"
+    style = f"max-width:{figure.size[0] * 104:.0f}px"
     return _with_tips(body.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{style}" ', 1))
 
 

@@ -72,7 +72,8 @@ class Histograms:
         if not len(bins):
             return [float("nan")] * len(levels)
         ranks = np.ceil(np.asarray(levels) * counts.sum()).clip(1)
-        return middle(bins[np.searchsorted(np.cumsum(counts), ranks)]).tolist()  # type: ignore[no-any-return]
+        found: list[float] = middle(bins[np.searchsorted(np.cumsum(counts), ranks)]).tolist()
+        return found
 
 
 def bin_of(values: np.ndarray) -> np.ndarray:
@@ -84,7 +85,8 @@ def bin_of(values: np.ndarray) -> np.ndarray:
 
 def middle(bins: np.ndarray) -> np.ndarray:
     """The geometric middle of each bin; 0 for the lowest, which holds zeros too."""
-    return np.where(bins == 0, 0.0, 10 ** (LOWEST + (bins + 0.5) / STEPS))
+    values: np.ndarray = np.where(bins == 0, 0.0, 10 ** (LOWEST + (bins + 0.5) / STEPS))
+    return values
 
 
 def pack(rows: Mapping[str, np.ndarray], keys: Iterable[str]) -> np.ndarray:

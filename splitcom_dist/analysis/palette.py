@@ -3,11 +3,12 @@
 Figures are drawn in the light ones; in the page each becomes a variable that follows the reader's theme.
 """
 
+import math
 from typing import Any
 
 INK, MUTED, GRID, SURFACE = "#1b1f24", "#59636e", "#e3e6ea", "#fefefe"
 BLUE, ORANGE, GREEN, PINK = "#2463b8", "#cf5d07", "#12805a", "#b8347a"
-PURPLE, TEAL, OCHRE, GREY = "#6f49bd", "#087f91", "#8f6b00", "#6c7682"
+PURPLE, TEAL, OCHRE, GREY, PALE = "#6f49bd", "#087f91", "#8f6b00", "#6c7682", "#cdd4dc"
 SERIES = (BLUE, ORANGE, GREEN, PINK, PURPLE, TEAL, OCHRE, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")  # beside colours, for those who cannot tell them apart
 
@@ -24,6 +25,7 @@ DARK = {
     TEAL: "#43c4d6",
     OCHRE: "#dcb43c",
     GREY: "#97a2af",
+    PALE: "#454e59",
 }
 VARIABLES = {colour: f"--c{index}" for index, colour in enumerate(DARK)}
 
@@ -32,7 +34,7 @@ PARTS = {
     "compute": BLUE,
     "encode": GREEN,
     "send": ORANGE,
-    "wait": GRID,
+    "wait": PALE,
     "decode": TEAL,
     "average": PURPLE,
     "evaluate": OCHRE,
@@ -63,6 +65,25 @@ RC: dict[str, Any] = {
     "lines.markersize": 5,
     "savefig.dpi": 150,
 }
+
+
+def logarithmic(axis: Any, lowest: float, highest: float) -> None:
+    """A logarithmic axis with numbers as people write them, at 1, 2 and 5 where it is short."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    decades = math.log10(max(highest, lowest * 1.01) / lowest)
+    steps = [1.0] if decades > 2.2 else [1.0, 2.0, 5.0] if decades > 0.5 else [1.0, 1.5, *map(float, range(2, 10))]
+    axis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10f}".rstrip("0").rstrip(".")))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def tip(artist: Any, text: str) -> None:

@@ -28,6 +28,7 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Value]]
     caption: str = ""
+    folded: bool = False  # shown on request
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Figure:
     title: str
     caption: str
     draw: Callable[["matplotlib.figure.Figure"], None]  # onto an empty figure of this size, with colours of `palette`
-    size: tuple[float, float] = (9.0, 3.6)  # inches
+    size: tuple[float, float] = (10.0, 3.6)  # inches
     data: Table | None = None
 
 

@@ -90,7 +90,5 @@ def _from_rows(run: Run) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
         for index, link in enumerate(table["link"].tolist())
     }
     adapters = sum(int(whole(run, table, ("bytes",))["bytes"].sum()) for table in ("rounds", "gradients"))
-    tokens = sum(
-        int(rows["tokens"].sum()) for each, rows in chunks(run, "train", ("tokens",)) if each.role == "client"
-    )
+    tokens = sum(int(rows["tokens"].sum()) for each, rows in chunks(run, "train", ("tokens",)) if each.role == "client")
     return links, {"label_bytes": labels, "adapter_bytes": adapters, "control_bytes": 0, "tokens": tokens}

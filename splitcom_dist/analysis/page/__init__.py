@@ -35,7 +35,7 @@ def page(
         title=title,
         subtitle=f"splitcom analyze, {now}",
         sections=sections,
-        drawings={name: Markup(svg) for name, svg in drawings.items()},  # noqa: S704  # drawn here, labels escaped
+        drawings={name: Markup(svg) for name, svg in drawings.items()},  # drawn here, labels escaped
         notes=notes,
         tiles=tiles,
         palette=Markup(css()),

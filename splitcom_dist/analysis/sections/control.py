@@ -7,8 +7,8 @@ import numpy as np
 
 from splitcom_dist.analysis.course import link_name
 from splitcom_dist.analysis.logs import text_of
-from splitcom_dist.analysis.palette import INK, LINKS, tip
-from splitcom_dist.analysis.report import Column, Figure, Section, Table
+from splitcom_dist.analysis.palette import INK, LINKS, tip, whole_numbers
+from splitcom_dist.analysis.report import Column, Figure, Section, Table, Value
 from splitcom_dist.analysis.study import Study
 
 
@@ -44,6 +44,7 @@ def _actions(study: Study) -> Figure:
         theta.set(ylabel="threshold θ")
         shares.set(ylabel="positions sent (%)", xlabel="steps trained", ylim=(-3, 103))
         canvas.legend(*theta.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        whole_numbers(shares.xaxis)
         canvas.align_ylabels()
 
     controller = text_of(course.decisions["controller"][0])
@@ -52,14 +53,14 @@ def _actions(study: Study) -> Figure:
         "the share of positions that crossed in each epoch, drawn at its end (I, P and C; the rest is S)."
     )
     name = f"control-{study.run.slug}"
-    return Figure(name, f"{study.run.name}: thresholds, quality and what was sent", caption, draw, (9, 5.4))
+    return Figure(name, f"{study.run.name}: thresholds, quality and what was sent", caption, draw, (10, 5.4))
 
 
 def _decisions(study: Study) -> Table:
     rows = study.course.decisions
     columns = [Column("step"), Column("epoch"), Column("link"), Column("θ", digits=5)]
     columns += [Column("controller"), Column("reason"), Column("taken from")]
-    told = [
+    told: list[list[Value]] = [
         [int(step), int(epoch) + 1, link_name(int(link)), float(theta), *map(text_of, (controller, reason, state))]
         for step, epoch, link, theta, controller, reason, state in zip(*rows.values(), strict=True)
     ]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from splitcom_dist.analysis.logs import text_of
-from splitcom_dist.analysis.palette import SERIES, tip
-from splitcom_dist.analysis.report import Column, Figure, Section, Table
+from splitcom_dist.analysis.palette import SERIES, tip, whole_numbers
+from splitcom_dist.analysis.report import Column, Figure, Section, Table, Value
 from splitcom_dist.analysis.study import Study
 
 SHOWN = 2000  # most events of a run in the table
@@ -37,14 +37,15 @@ def _cuts(study: Study) -> Figure:
             axes.plot(steps[:-1], blocks, "o", ms=4, color=line.get_color())
             line.set_label(f"client {client}")
             tip(line, f"client {client}")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(axes.yaxis)
         axes.set(xlabel="steps trained", ylabel="blocks at the client")
+        whole_numbers(axes.xaxis)
         axes.margins(x=0.01, y=0.15)
         if len(clients) <= 16:
             canvas.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=8)
 
     columns = [Column("client"), Column("step"), Column("blocks at the client"), Column("reason")]
-    rows = [[cut.client, cut.step, cut.blocks, cut.reason] for cut in study.course.cuts]
+    rows: list[list[Value]] = [[cut.client, cut.step, cut.blocks, cut.reason] for cut in study.course.cuts]
     moves = len(rows) - len(clients)
     caption = (
         f"The cut of each client, in blocks that the client holds; {moves or 'no'} "
@@ -52,12 +53,12 @@ def _cuts(study: Study) -> Figure:
     )
     name = f"cuts-{study.run.slug}"
     data = Table(f"{name}-data", "Cuts", columns, rows)
-    return Figure(name, f"{study.run.name}: where clients are cut", caption, draw, (9, 2.8), data)
+    return Figure(name, f"{study.run.name}: where clients are cut", caption, draw, (10, 2.8), data)
 
 
 def _table(study: Study) -> Table:
     found = study.course.events
-    rows = [
+    rows: list[list[Value]] = [
         [_clock(time), int(step), text_of(kind), text_of(text)]
         for time, step, kind, text in zip(*(found[name][:SHOWN] for name in found), strict=True)
     ]

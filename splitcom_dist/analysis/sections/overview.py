@@ -1,5 +1,7 @@
 """What a person wants to know first: quality, bytes against both baselines, time; and how the runs differ."""
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,18 +17,12 @@ def overview(studies: Sequence[Study]) -> Section:
     """Always there."""
     items = [_runs(studies), _links(studies)]
     items += [_differences(studies)] if len(studies) > 1 else []
-    text = " ".join(
-        f"{study.run.name}: {_sentence(study)}" if len(studies) > 1 else _sentence(study) for study in studies
-    )
-    return Section("summary", "Summary", text, items)
+    return Section("summary", "Summary", _comparison(studies) if len(studies) > 1 else _sentence(studies[0]), items)
 
 
 def details(studies: Sequence[Study]) -> Section:
     """Whole configurations, and what each rank held."""
-    items = [_configuration(study) for study in studies]
-    if memory := [table for study in studies if (table := _ranks(study))]:
-        items = memory + items
-    return Section("details", "Ranks and configuration", items=items)
+    return Section("details", "Ranks and configuration", items=[_ranks(studies), _configuration(studies)])
 
 
 def tiles_of(studies: Sequence[Study]) -> list[tuple[str, str]]:
@@ -41,7 +37,10 @@ def tiles_of(studies: Sequence[Study]) -> list[tuple[str, str]]:
         (megabytes(wire), "crossed, everything counted"),
         (change(wire, totals.baseline("raw_padded_bytes")), f"against padded {dtype}"),
         (change(wire, totals.baseline("raw_real_bytes")), f"against {dtype}, real tokens only"),
-        (f"{totals.seconds:,.1f} s", f"{totals.steps:,} steps, {totals.others['tokens'] / totals.seconds:,.0f} tokens/s"),
+        (
+            f"{totals.seconds:,.1f} s",
+            f"{totals.steps:,} steps, {totals.others['tokens'] / totals.seconds:,.0f} tokens/s",
+        ),
     ]
 
 
@@ -52,14 +51,39 @@ def baseline_of(study: Study) -> str:
 
 
 def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Dotted keys and their values as text."""
+    """Dotted keys and their values, as YAML writes them."""
     found: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             found |= flat(value, f"{above}{key}.")
         else:
-            found[f"{above}{key}"] = str(value)
+            found[f"{above}{key}"] = value if isinstance(value, str) else json.dumps(value)
     return found
+
+
+def _comparison(studies: Sequence[Study]) -> str:
+    rated = [study for study in studies if study.totals.last_ppl == study.totals.last_ppl]
+    if not rated:
+        return f"{len(studies)} runs, none of which has been evaluated yet."
+    best = min(rated, key=lambda study: study.totals.last_ppl)
+    least = min(rated, key=lambda study: study.totals.wire_bytes)
+    text = (
+        f"Of {len(studies)} runs, “{best.run.name}” has the lowest perplexity, {best.totals.last_ppl:.2f}, with "
+        f"{megabytes(best.totals.wire_bytes)} on the wire."
+    )
+    if least is best:
+        return f"{text} None sends less."
+    more = change_of(least.totals.last_ppl, best.totals.last_ppl)
+    fewer = change(least.totals.wire_bytes, best.totals.wire_bytes)
+    return (
+        f"{text} “{least.run.name}” sends least, {megabytes(least.totals.wire_bytes)} ({fewer} against "
+        f"“{best.run.name}”), at perplexity {least.totals.last_ppl:.2f} ({more})."
+    )
+
+
+def change_of(value: float, other: float) -> str:
+    """A change in percent."""
+    return f"{100 * (value / other - 1):+.1f} %"
 
 
 def _sentence(study: Study) -> str:
@@ -140,22 +164,28 @@ def _differences(studies: Sequence[Study]) -> Table:
     return Table("differences", "Where the configurations differ", columns, differing, same)
 
 
-def _ranks(study: Study) -> Table | None:
-    if study.run.summary is None:
-        return None
-    rows = [[each["name"], each["weights_bytes"] / MB, each["resident_bytes"] / MB] for each in _memory(study)]
-    columns = [Column("rank"), Column("weights held", "MB", 2), Column("resident, peak", "MB", 0)]
-    return Table(f"memory-{study.run.slug}", f"{study.run.name}: memory", columns, rows)
+def _ranks(studies: Sequence[Study]) -> Table:
+    rows: list[list[Value]] = []
+    for study in studies:
+        told = {int(each["name"].split()[1]): each for each in (study.run.summary or {}).get("ranks", [])}
+        for rank in study.run.ranks:
+            memory = told.get(rank.rank, {})
+            sizes = [memory.get(name, math.nan) / MB for name in ("weights_bytes", "resident_bytes")]
+            state = "closed cleanly" if rank.closed else "not closed"
+            rows.append([study.run.name, rank.rank, rank.role, state, sum(rank.rows.values()), *sizes])
+    columns = [Column("run"), Column("rank"), Column("role"), Column("log"), Column("rows", digits=0)]
+    columns += [Column("weights held", "MB", 2), Column("resident, peak", "MB", 0)]
+    return Table("ranks", "Ranks", columns, rows, "Memory is known once a run has finished.")
 
 
-def _memory(study: Study) -> list[dict[str, Any]]:
-    return list((study.run.summary or {}).get("ranks", []))
-
-
-def _configuration(study: Study) -> Table:
-    rows = sorted(flat(study.run.config).items())
-    title = f"{study.run.name}: configuration"
-    return Table(f"configuration-{study.run.slug}", title, [Column("key"), Column("value")], rows)
+def _configuration(studies: Sequence[Study]) -> Table:
+    settings = [flat(study.run.config) for study in studies]
+    rows = [
+        [key, *(setting.get(key, "-") for setting in settings)]
+        for key in sorted({key for setting in settings for key in setting})
+    ]
+    columns = [Column("key"), *(Column(study.run.name) for study in studies)]
+    return Table("configuration", "Configuration", columns, rows, folded=True)
 
 
 def _percent(wire: float, baseline: float) -> float:

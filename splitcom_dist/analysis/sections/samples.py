@@ -1,12 +1,13 @@
 """The heat map: every sample in every epoch, how far it had moved and whether it was sent again."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from splitcom_dist.analysis.course import link_name
-from splitcom_dist.analysis.palette import BLUE, GRID, INK
+from splitcom_dist.analysis.palette import BLUE, INK, PALE, logarithmic, whole_numbers
 from splitcom_dist.analysis.report import Figure, Section
 from splitcom_dist.analysis.study import Study
 
@@ -32,18 +33,22 @@ def _heat_map(study: Study, link: int) -> Figure:
         extent = (epochs[0] + 0.5, epochs[-1] + 1.5, len(grid[0]), 0)
         place: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "extent": extent}
         image = left.imshow(_filled(grid[0], epochs, lowest), cmap="viridis", norm=scale, **place)
-        canvas.colorbar(image, ax=left, label="1 - cosine", pad=0.02)
-        right.imshow(_filled(grid[1], epochs, None), cmap=ListedColormap([GRID, BLUE]), vmin=0, vmax=1, **place)
+        bar = canvas.colorbar(image, ax=left, pad=0.02)
+        logarithmic(bar.ax.yaxis, lowest, highest)
+        right.imshow(_filled(grid[1], epochs, None), cmap=ListedColormap([PALE, BLUE]), vmin=0, vmax=1, **place)
         for axes in (left, right):
             axes.grid(visible=False)
             axes.hlines(borders, *extent[:2], color=INK, lw=0.8)
             axes.set(xlabel="epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-        left.set(ylabel="samples, by client" if len(present) > 1 else "samples", title="how far it has moved")
+            whole_numbers(axes.xaxis)
+        left.set(
+            ylabel="samples, by client" if len(present) > 1 else "samples",
+            title="1 - cosine to what the other end remembers",
+        )
         right.set_title("blue: sent again; pale: not sent")
         if len(present) <= 20:
             edges = [0, *borders.tolist(), len(grid[0])]
-            left.set_yticks([(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)], present.tolist())
+            left.set_yticks([(a + b) / 2 for a, b in pairwise(edges)], present.tolist())
 
     few = "those shown are a random part of them; " if study.similarity.samples.are_some(link) else ""
     caption = (
@@ -52,7 +57,7 @@ def _heat_map(study: Study, link: int) -> Figure:
         "the first epoch."
     )
     title = f"{study.run.name}: samples of {link_name(link)} over epochs"
-    return Figure(f"samples-{study.run.slug}-{link}", title, caption, draw, (9, 4.6))
+    return Figure(f"samples-{study.run.slug}-{link}", title, caption, draw, (10, 4.6))
 
 
 def _filled(grid: np.ndarray, epochs: np.ndarray, lowest: float | None) -> np.ndarray:

@@ -1,15 +1,14 @@
 """How far samples move from visit to visit: over epochs, by client, and as distributions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from splitcom_dist.analysis.course import link_name
 from splitcom_dist.analysis.groups import middle
-from splitcom_dist.analysis.palette import INK, LINKS, SERIES, tip
+from splitcom_dist.analysis.palette import INK, LINKS, MARKERS, SERIES, logarithmic, tip, whole_numbers
 from splitcom_dist.analysis.report import Column, Figure, Section, Table, Value
-from splitcom_dist.analysis.sections.quality import plain
 from splitcom_dist.analysis.study import Study
 from splitcom_dist.links import LINKS as LINK_NAMES
 
@@ -26,7 +25,8 @@ FLOOR = 1e-8  # where a logarithmic axis ends: unchanged samples lie there
 
 def similarity(studies: Sequence[Study]) -> Section | None:
     """None where nothing has been compared with a reference: no gate, or the first epoch."""
-    items: list[Figure | Table] = []
+    compared = [study for study in studies if study.similarity.links]
+    items: list[Figure | Table] = [_of_all_runs(compared)] if len(compared) > 1 else []
     for study in studies:
         if study.similarity.links:
             items += [_over_epochs(study), _distributions(study)]
@@ -58,21 +58,26 @@ def _over_epochs(study: Study) -> Figure:
             axes.fill_between(epochs, p25, p75, color=colour, alpha=0.3, lw=0, label="25 to 75 %")
             axes.plot(epochs, p50, color=colour, marker="o", label="median")
             _threshold(axes, study, link)
-            axes.set(title=link_name(link), xlabel="epoch", yscale="log", ylabel="" if column else "1 - cosine")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            logarithmic(axes.yaxis, *_range(value for of in links for _, values in found[of] for value in values))
+            axes.set(title=link_name(link), xlabel="epoch", ylabel="" if column else "1 - cosine")
+            whole_numbers(axes.xaxis)
         canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
 
     columns = [Column("link"), Column("epoch"), *(Column(f"{100 * level:.0f} %", digits=6) for level in LEVELS)]
-    rows: list[list[Value]] = [
-        [link_name(link), epoch + 1, *values] for link in links for epoch, values in found[link]
-    ]
+    rows: list[list[Value]] = [[link_name(link), epoch + 1, *values] for link in links for epoch, values in found[link]]
     name = f"similarity-{study.run.slug}"
     caption = (
         "1 - cosine of a sample to its reference, over the samples of all clients in each epoch. Samples below the "
         "dashed line (1 - θ, where the gate goes by cosine) need not be sent."
     )
     data = Table(f"{name}-data", "1 - cosine by link and epoch", columns, rows)
-    return Figure(name, f"{study.run.name}: similarity over epochs", caption, draw, (9, 3.6), data)
+    return Figure(name, f"{study.run.name}: similarity over epochs", caption, draw, (10, 3.6), data)
+
+
+def _range(values: Iterable[Any]) -> tuple[float, float]:
+    """The lowest and the highest of these numbers, for a logarithmic axis."""
+    shown = [max(FLOOR, float(value)) for value in values if value == value]
+    return (min(shown), max(shown)) if shown else (FLOOR, 1.0)
 
 
 def _threshold(axes: Any, study: Study, link: int) -> None:
@@ -90,6 +95,38 @@ def goes_by_cosine(study: Study, link: int) -> bool:
     """Whether the gate of a link compares cosines, and not relative errors."""
     settings = study.run.config.get("codec", {}).get(LINK_NAMES[link], {})
     return bool(settings.get("gate") == "cosine")
+
+
+def _of_all_runs(studies: Sequence[Study]) -> Figure:
+    links = sorted({link for study in studies for link in study.similarity.links})
+    rows: list[list[Value]] = []
+    for study in studies:
+        for link in study.similarity.links:
+            for epoch in study.similarity.epochs(link):
+                (median,) = study.similarity.histograms["distance"].quantiles([0.5], link=link, epoch=epoch)
+                rows.append([study.run.name, link_name(link), epoch + 1, median])
+
+    def draw(canvas: Any) -> None:
+        panels = canvas.subplots(1, len(links), squeeze=False, sharey=True)[0]
+        for column, (axes, link) in enumerate(zip(panels, links, strict=True)):
+            for index, study in enumerate(studies):
+                points = [row for row in rows if row[:2] == [study.run.name, link_name(link)]]
+                values = [max(FLOOR, float(row[3])) for row in points]
+                style = {"color": SERIES[index % 8], "marker": MARKERS[index % 8], "label": study.run.name}
+                (line,) = axes.plot([row[2] for row in points], values, **style)
+                tip(line, study.run.name)
+            logarithmic(axes.yaxis, *_range(row[3] for row in rows))
+            whole_numbers(axes.xaxis)
+            axes.set(title=link_name(link), xlabel="epoch", ylabel="" if column else "1 - cosine, median")
+        canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=6)
+
+    columns = [Column("run"), Column("link"), Column("epoch"), Column("median of 1 - cosine", digits=6)]
+    caption = (
+        "The median sample of each run and epoch. A codec that sends changes has a newer reference to compare with "
+        "than one that skips, so levels tell how old references are as much as how fast a model moves."
+    )
+    data = Table("similarity-runs-data", "1 - cosine of all runs", columns, rows)
+    return Figure("similarity-runs", "Similarity of all runs", caption, draw, (10, 3.4), data)
 
 
 def _by_client(study: Study) -> Figure:
@@ -117,16 +154,19 @@ def _by_client(study: Study) -> Figure:
                     label=f"client {client}",
                 )
                 tip(line, f"client {client}")
-            axes.set(title=link_name(link), xlabel="epoch", yscale="log", ylabel="" if column else "1 - cosine, median")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            logarithmic(axes.yaxis, *_range(row[3] for row in rows))
+            axes.set(title=link_name(link), xlabel="epoch", ylabel="" if column else "1 - cosine, median")
+            whole_numbers(axes.xaxis)
         if len(moved.clients(links[0])) <= NAMED:
             canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=8)
 
     columns = [Column("link"), Column("client"), Column("epoch"), Column("median of 1 - cosine", digits=6)]
     name = f"clients-{study.run.slug}"
-    caption = "The median of 1 - cosine over each client's samples: a client above the others has texts that drift more."
+    caption = (
+        "The median of 1 - cosine over each client's samples: a client above the others has texts that drift more."
+    )
     data = Table(f"{name}-data", "1 - cosine by client", columns, rows)
-    return Figure(name, f"{study.run.name}: similarity by client", caption, draw, (9, 3.2), data)
+    return Figure(name, f"{study.run.name}: similarity by client", caption, draw, (10, 3.2), data)
 
 
 def _distributions(study: Study) -> Figure:
@@ -145,8 +185,9 @@ def _distributions(study: Study) -> Figure:
                         np.maximum(middle(bins), FLOOR), share, where="post", color=LINKS[link], alpha=alpha, lw=1.4
                     )
                     tip(drawn, f"epoch {epoch + 1}")
-                axes.set(xscale="log", ylim=(0, 101), xlabel=label if line == len(links) - 1 else "")
-                axes.xaxis.set_major_formatter(plain)
+                everywhere = moved.histograms[measure].quantiles([0.01, 1.0], link=link)
+                logarithmic(axes.xaxis, *_range(everywhere))
+                axes.set(ylim=(0, 101), xlabel=label if line == len(links) - 1 else "")
                 axes.tick_params(axis="x", labelrotation=30)
             panels[line, 0].set(title=link_name(link), ylabel="samples below (%)")
 
@@ -168,5 +209,5 @@ def _distributions(study: Study) -> Figure:
         "not logged here, so there is no split by massive channels."
     )
     data = Table(f"{name}-data", "Distributions by link and epoch", columns, rows)
-    size = (9, 1.2 + 2.0 * len(links))
+    size = (10, 1.2 + 2.0 * len(links))
     return Figure(name, f"{study.run.name}: distributions of change", caption, draw, size, data)

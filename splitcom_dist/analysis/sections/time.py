@@ -62,7 +62,7 @@ def _totals(study: Study) -> Figure:
         f"the run.{rest}"
     )
     data = Table(f"{name}-data", "Seconds by rank", columns, rows)
-    return Figure(name, f"{study.run.name}: time of each rank", caption, draw, (9, 1.3 + 0.34 * len(spent)), data)
+    return Figure(name, f"{study.run.name}: time of each rank", caption, draw, (10, 1.3 + 0.34 * len(spent)), data)
 
 
 def _timeline(study: Study) -> Figure:
@@ -95,7 +95,8 @@ def _timeline(study: Study) -> Figure:
     caption = (
         "Steps from the middle of the run. Durations are measured, places are not: logs hold no clock times, so every "
         "step begins for all ranks at a dotted line, as late as the slowest rank needs, and its parts stand in "
-        "the order of the protocol. White: not accounted for, mostly waiting between steps."
+        "the order of the protocol. White: not logged, mostly waiting for the aggregator's verdict after an "
+        "evaluation, or for the slowest rank."
     )
     name = f"timeline-{study.run.slug}"
-    return Figure(name, f"{study.run.name}: timeline", caption, draw, (9, 1.3 + 0.34 * len(spent)))
+    return Figure(name, f"{study.run.name}: timeline", caption, draw, (10, 1.3 + 0.34 * len(spent)))
