@@ -67,13 +67,13 @@ RC: dict[str, Any] = {
 }
 
 
-def logarithmic(axis: Any, lowest: float, highest: float) -> None:
-    """A logarithmic axis with numbers as people write them, at 1, 2 and 5 where it is short."""
+def logarithmic(axis: Any, lowest: float, highest: float, short: float = 2.2) -> None:
+    """A logarithmic axis with numbers as people write them, at 1, 2 and 5 up to `short` decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     decades = math.log10(max(highest, lowest * 1.01) / lowest)
-    steps = [1.0] if decades > 2.2 else [1.0, 2.0, 5.0] if decades > 0.5 else [1.0, 1.5, *map(float, range(2, 10))]
+    steps = [1.0] if decades > short else [1.0, 2.0, 5.0] if decades > 0.5 else [1.0, 1.5, *map(float, range(2, 10))]
     axis.set_major_locator(LogLocator(subs=steps, numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10f}".rstrip("0").rstrip(".")))
     axis.set_minor_formatter(NullFormatter())

@@ -60,7 +60,7 @@ def totals_of(run: Run) -> Totals:
         found.steps = max(found.steps, int(rows["step"].max()) + 1)
         spent = float((rows["seconds"] + rows["wait"])[rows["client"] == -1].sum())
         seconds[each.rank] = seconds.get(each.rank, 0.0) + spent
-    found.seconds = run.summary["seconds"] if run.summary else max(seconds.values(), default=math.nan)
+    found.seconds = run.summary["seconds"] if run.summary else max(seconds.values(), default=0.0) or math.nan
     return found
 
 

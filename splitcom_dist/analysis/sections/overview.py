@@ -87,16 +87,11 @@ def change_of(value: float, other: float) -> str:
 
 
 def _sentence(study: Study) -> str:
-    totals, dtype = study.totals, baseline_of(study)
-    quality = "no evaluation yet"
-    if totals.last_ppl == totals.last_ppl:
-        quality = f"perplexity {totals.first_ppl:.2f} before training, {totals.last_ppl:.2f} at the last evaluation"
-    padded, real = (change(totals.wire_bytes, totals.baseline(f"raw_{name}_bytes")) for name in ("padded", "real"))
-    how = "in all" if study.run.finished else "so far"
-    return (
-        f"{quality}; {totals.wire_bytes / MB:,.2f} MB crossed {how}, {padded} against padded {dtype} activations and "
-        f"gradients, {real} against {dtype} without padding."
-    )
+    config = study.run.config
+    parts = [f"{group} {config[group]['name']}" for group in ("data", "model", "codec", "control") if group in config]
+    clients = config.get("fed", {}).get("clients", "?")
+    last = "" if study.run.finished else " It has not finished: figures are those of what is logged so far."
+    return f"{', '.join(parts)}; {clients} clients, {len(study.run.ranks)} ranks, {study.totals.steps:,} steps.{last}"
 
 
 def _runs(studies: Sequence[Study]) -> Table:

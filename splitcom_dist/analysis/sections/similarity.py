@@ -186,7 +186,7 @@ def _distributions(study: Study) -> Figure:
                     )
                     tip(drawn, f"epoch {epoch + 1}")
                 everywhere = moved.histograms[measure].quantiles([0.01, 1.0], link=link)
-                logarithmic(axes.xaxis, *_range(everywhere))
+                logarithmic(axes.xaxis, *_range(everywhere), short=1.4)
                 axes.set(ylim=(0, 101), xlabel=label if line == len(links) - 1 else "")
                 axes.tick_params(axis="x", labelrotation=30)
             panels[line, 0].set(title=link_name(link), ylabel="samples below (%)")
