@@ -28,6 +28,7 @@ def draw(figure: Figure, folder: Path) -> str:
         canvas = Canvas(figsize=figure.size, layout="constrained")
         figure.draw(canvas)
         canvas.savefig(folder / f"{figure.name}.png")
+        canvas.set_layout_engine("none")  # everything has its place; finding it takes as long as drawing
         vectors = io.StringIO()
         canvas.savefig(vectors, format="svg", metadata={"Date": None, "Title": figure.title})
     text = vectors.getvalue()

@@ -72,15 +72,14 @@ class Histograms:
         if not len(bins):
             return [float("nan")] * len(levels)
         ranks = np.ceil(np.asarray(levels) * counts.sum()).clip(1)
-        found: list[float] = middle(bins[np.searchsorted(np.cumsum(counts), ranks)]).tolist()
-        return found
+        return list(map(float, middle(bins[np.searchsorted(np.cumsum(counts), ranks)])))
 
 
 def bin_of(values: np.ndarray) -> np.ndarray:
     """The bin of each value, int64."""
     with np.errstate(divide="ignore", invalid="ignore"):
         place = (np.log10(np.maximum(values.astype(np.float64), 0)) - LOWEST) * STEPS
-    return np.floor(place.clip(0, DECADES * STEPS)).astype(np.int64)
+    return np.asarray(np.floor(place.clip(0, DECADES * STEPS)), np.int64)
 
 
 def middle(bins: np.ndarray) -> np.ndarray:

@@ -91,10 +91,11 @@ def open_run(root: Path, name: str | None = None) -> Run:
             notes.append(f"{path.name} cannot be read and is left out: {' '.join(str(error).split())[:160]}")
             continue
         if version != SCHEMA_VERSION:
-            notes.append(f"{path.name}: schema {version}, while this is {SCHEMA_VERSION}: columns may be missing")
+            notes.append(f"logs of schema {version}, while this is {SCHEMA_VERSION}: columns may be missing")
     if not ranks:
         raise UserError(f"{root}: none of its {len(paths)} logs can be read: {notes[0]}")
     summary = _summary(root / "summary.json")
+    notes = list(dict.fromkeys(notes))
     run = Run(name or root.resolve().name, root, yaml.safe_load(text), ranks, summary, notes)
     if summary is None:
         run.note("no summary.json: the run goes on or was killed, and these are the rows flushed so far")

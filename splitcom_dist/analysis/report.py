@@ -38,7 +38,7 @@ class Figure:
     name: str  # of letters, digits and hyphens, unique in a report: its file is figures/<name>.svg and .png
     title: str
     caption: str
-    draw: Callable[["matplotlib.figure.Figure"], None]  # onto an empty figure of this size, with colours of `palette`
+    draw: Callable[["matplotlib.figure.Figure"], object]  # onto an empty figure of this size, with colours of `palette`
     size: tuple[float, float] = (10.0, 3.6)  # inches
     data: Table | None = None
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -43,8 +44,8 @@ def totals_of(run: Run) -> Totals:
     found = Totals(others=dict.fromkeys(OTHERS, 0))
     counted = _kept_counts(run)
     if counted is None:
-        run.note("this log keeps no totals: bytes are summed over rows, without reports and verdicts")
-        found.links, found.others = _from_rows(run)
+        run.note(f"these logs keep no totals: bytes are those of {'summary.json' if run.summary else 'the rows'}")
+        found.links, found.others = _from_summary(run.summary) if run.summary else _from_rows(run)
     else:
         links = counted[: len(LINKS) * len(COUNTS)].reshape(len(LINKS), len(COUNTS))
         found.links = {
@@ -76,6 +77,14 @@ def _kept_counts(run: Run) -> np.ndarray | None:
             return None
         counted[: len(counts)] += counts
     return counted if counted.any() else None
+
+
+def _from_summary(summary: dict[str, Any]) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    links = {
+        link: {name: counts.get(name, counts["frames"].get(name, 0)) for name in COUNTS}
+        for link, counts in summary["links"].items()
+    }
+    return links, {name: summary.get(name, 0) for name in OTHERS}
 
 
 def _from_rows(run: Run) -> tuple[dict[str, dict[str, int]], dict[str, int]]:

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from logged_run import write_run
-
-from splitcom_dist.cli import main
 
 ARTEFACTS = Path(__file__).parents[2] / "build" / "report_screenshots"  # not in the repository
+OFFLINE = ("file:", "data:", "blob:")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -26,13 +24,6 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture(scope="module")
-def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("report")
-    assert main(["analyze", str(root), str(write_run(out / "two", seed=1)), "--out", str(out)]) == 0
-    return out / "report.html"
-
-
 @pytest.fixture(params=["light", "dark"])
 def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator[Any]:
     """The page in a theme that the system prefers, offline; whatever went wrong in it is told at the end."""
@@ -41,8 +32,8 @@ def page(request: pytest.FixtureRequest, browser: Any, report: Path) -> Iterator
     wrong: list[str] = []
     found.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
     found.on("pageerror", lambda error: wrong.append(str(error)))
-    found.on("request", lambda asked: asked.url.startswith(("file:", "data:", "blob:")) or wrong.append(asked.url))
-    found.goto(report.as_uri())
+    found.on("request", lambda asked: wrong.extend([asked.url] * (not asked.url.startswith(OFFLINE))))
+    found.goto((report / "report.html").as_uri())
     found.theme = request.param
     yield found
     context.close()

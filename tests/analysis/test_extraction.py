@@ -85,13 +85,14 @@ def test_similarity_is_that_of_the_table(study: Study) -> None:
 
 def test_the_heat_map_has_every_sample_in_its_place(study: Study) -> None:
     names, epochs, grid = study.similarity.samples.of(0)
-    rows = table(study.run, "similarity").set_index(["client", "sample", "epoch"])
+    logged = table(study.run, "similarity")
+    rows = {key: of.iloc[0] for key, of in logged.groupby(["client", "sample", "epoch"])}
     assert grid.shape == (2, 2 * STEPS * SAMPLES, EPOCHS - 1) and not study.similarity.samples.are_some(0)
     for row, (client, sample) in enumerate(zip(names["client"], names["sample"], strict=True)):
         for column, epoch in enumerate(epochs):
-            logged = rows.loc[(client, sample, epoch)]
-            assert grid[0, row, column] == pytest.approx(1 - logged.cosine, abs=1e-7)
-            assert grid[1, row, column] == logged.sent
+            seen = rows[int(client), int(sample), int(epoch)]
+            assert grid[0, row, column] == pytest.approx(1 - seen.cosine, abs=1e-7)
+            assert grid[1, row, column] == seen.sent
     assert names["client"].tolist() == sorted(names["client"].tolist())
 
 

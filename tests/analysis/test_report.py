@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from logged_run import write_run
 
 from splitcom_dist.analysis.report import Column, Figure, Section, Table
 from splitcom_dist.cli import main
@@ -40,15 +39,6 @@ class Tables(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._open:
             self._rows[-1][-1] = str(self._rows[-1][-1]) + data
-
-
-@pytest.fixture(scope="module")
-def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of one run and another that has not finished and is configured differently."""
-    out = tmp_path_factory.mktemp("report")
-    other = write_run(out / "two", finished=False, seed=1, settings=("train.lr=0.5",))
-    assert main(["analyze", str(root), str(other), "--out", str(out)]) == 0
-    return out
 
 
 @pytest.fixture(scope="module")

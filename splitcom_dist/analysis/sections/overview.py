@@ -153,9 +153,11 @@ def _differences(studies: Sequence[Study]) -> Table:
     settings = [flat(study.run.config) for study in studies]
     keys = sorted({key for setting in settings for key in setting})
     rows = [[key, *(setting.get(key, "-") for setting in settings)] for key in keys]
-    differing = [row for row in rows if len(set(row[1:])) > 1]
+    differing = [row for row in rows if len({*row[1:]} - {"-"}) > 1]
+    lacking = sum("-" in row for row in rows)
     columns = [Column("key"), *(Column(study.run.name) for study in studies)]
-    same = f"{len(rows) - len(differing)} other keys are the same in all runs."
+    same = f"{len(rows) - len(differing)} other keys are the same in all runs that have them"
+    same += f"; {lacking} keys are not in all of them, as the runs are of different versions." if lacking else "."
     return Table("differences", "Where the configurations differ", columns, differing, same)
 
 
