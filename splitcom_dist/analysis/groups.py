@@ -9,6 +9,7 @@ from splitcom_dist.analysis.logs import Rows
 BITS = {"link": 3, "epoch": 20, "client": 24, "bin": 13}  # of a packed key; 60 in all
 STEPS = 200  # bins a decade: a quantile is right to 1.2 %
 LOWEST, DECADES = -8, 12  # bins go from 1e-8 to 1e4; what is below or above counts as the end
+MERGED = 1 << 20  # fewest that are merged at once
 NONE = -1  # epochs and clients begin there
 
 
@@ -41,6 +42,7 @@ class Histograms:
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = tuple(keys)
         self._packed, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # merged once they are as many as what there is
 
     def add(self, rows: Rows, values: np.ndarray) -> None:
         """Add `values` (n,) of a chunk; those that are not finite are left out."""
@@ -48,13 +50,13 @@ class Histograms:
         bins = {"bin": bin_of(values[finite])}
         kept = {key: rows[key][finite] for key in self.keys}
         packed, counts = np.unique(pack(kept | bins, (*self.keys, "bin")), return_counts=True)
-        merged, inverse = np.unique(np.concatenate([self._packed, packed]), return_inverse=True)
-        weights = np.concatenate([self._counts, counts])
-        self._packed, self._counts = merged, np.bincount(inverse, weights=weights).astype(np.int64)
+        self._waiting.append((packed, counts))
+        if sum(len(packed) for packed, _ in self._waiting) > max(MERGED, len(self._packed)):
+            self._merge()
 
     def of(self, **where: int) -> tuple[np.ndarray, np.ndarray]:
         """Bins (b,) and counts (b,) of the groups whose keys have these values, merged."""
-        keys = unpack(self._packed, (*self.keys, "bin"))
+        keys = self._unpacked()
         chosen = np.ones(len(self._packed), bool)
         for key, value in where.items():
             chosen &= keys[key] == value
@@ -63,8 +65,20 @@ class Histograms:
 
     def groups(self, *names: str) -> list[tuple[int, ...]]:
         """Which values the named keys take together."""
-        keys = unpack(self._packed, (*self.keys, "bin"))
+        keys = self._unpacked()
         return sorted(set(zip(*(keys[name].tolist() for name in names), strict=True)))
+
+    def _unpacked(self) -> Rows:
+        self._merge()
+        return unpack(self._packed, (*self.keys, "bin"))
+
+    def _merge(self) -> None:
+        if not self._waiting:
+            return
+        packed, counts = zip((self._packed, self._counts), *self._waiting, strict=True)
+        self._packed, inverse = np.unique(np.concatenate(packed), return_inverse=True)
+        self._counts = np.bincount(inverse, weights=np.concatenate(counts)).astype(np.int64)
+        self._waiting = []
 
     def quantiles(self, levels: Sequence[float], **where: int) -> list[float]:
         """Quantiles of the groups, to half a bin; NaN where there is no value."""

@@ -14,7 +14,8 @@ class Similarity:
     """Histograms of each measure, and how often a sample was sent again."""
 
     def __init__(self) -> None:
-        self.histograms = {name: Histograms(("link", "epoch", "client")) for name in MEASURES}
+        keys = ("link", "epoch", "client")
+        self.histograms = {name: Histograms(keys if name == "distance" else keys[:2]) for name in MEASURES}
         self._decisions = Sums(("link", "epoch", "client"), ("compared", "sent"))
         self.samples = Samples()
 

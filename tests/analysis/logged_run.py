@@ -3,7 +3,9 @@
 import dataclasses
 import json
 from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,3 +168,36 @@ def summarize(root: Path, config: Config, counts: np.ndarray, others: np.ndarray
         config=dataclasses.asdict(config),
     )
     write(summary, root / "summary.json")
+
+
+class Tables(HTMLParser):
+    """The tables of a page by their names: rows of texts and of numbers with all their digits."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: dict[str, list[list[Any]]] = {}
+        self._rows: list[list[Any]] = []
+        self._open = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag == "table":
+            self._rows = self.found[str(named["id"])] = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag == "td":
+            self._open = named.get("data-value") is None
+            self._rows[-1].append("" if self._open else float(str(named["data-value"])))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = self._open and tag != "td"
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self._rows[-1][-1] = str(self._rows[-1][-1]) + data
+
+
+def tables_of(report: Path) -> dict[str, list[list[Any]]]:
+    """The tables of a report by name, the row of heads, which is empty here, first."""
+    return Tables(report.read_text()).found

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ("analysis_fixtures",)
+
 ARTEFACTS = Path(__file__).parents[2] / "build" / "report_screenshots"  # not in the repository
 OFFLINE = ("file:", "data:", "blob:")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

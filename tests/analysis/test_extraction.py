@@ -17,6 +17,8 @@ from splitcom_dist.analysis.timing import PARTS
 from splitcom_dist.telemetry.hdf5 import read
 from splitcom_dist.telemetry.summary import COUNTS
 
+pytest_plugins = ("analysis_fixtures",)
+
 
 def table(run: Run, name: str) -> pandas.DataFrame:
     return pandas.concat([pandas.DataFrame(read(each.path, name)) for each in run.ranks], ignore_index=True)

@@ -14,6 +14,8 @@ from splitcom_dist.analysis.totals import totals_of
 from splitcom_dist.errors import UserError
 from splitcom_dist.telemetry.hdf5 import read
 
+pytest_plugins = ("analysis_fixtures",)
+
 
 def test_all_ranks_are_joined_whatever_the_chunks(root: Path) -> None:
     run = open_run(root)

@@ -3,50 +3,25 @@
 import json
 import re
 import xml.etree.ElementTree
-from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from logged_run import tables_of
 
 from splitcom_dist.analysis.report import Column, Figure, Section, Table
 from splitcom_dist.cli import main
 from splitcom_dist.errors import UserError
 
-
-class Tables(HTMLParser):
-    """The tables of a page by their names: rows of texts and of numbers with all their digits."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: dict[str, list[list[str | float]]] = {}
-        self._rows: list[list[str | float]] = []
-        self._open = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        if tag == "table":
-            self._rows = self.found[str(named["id"])] = []
-        elif tag == "tr":
-            self._rows.append([])
-        elif tag == "td":
-            self._open = named.get("data-value") is None
-            self._rows[-1].append("" if self._open else float(str(named["data-value"])))
-
-    def handle_endtag(self, tag: str) -> None:
-        self._open = self._open and tag != "td"
-
-    def handle_data(self, data: str) -> None:
-        if self._open:
-            self._rows[-1][-1] = str(self._rows[-1][-1]) + data
+pytest_plugins = ("analysis_fixtures",)
 
 
 @pytest.fixture(scope="module")
-def tables(report: Path) -> dict[str, list[list[str | float]]]:
-    return Tables((report / "report.html").read_text()).found
+def tables(report: Path) -> dict[str, list[list[Any]]]:
+    return tables_of(report / "report.html")
 
 
-def test_the_tables_say_what_the_summary_says(root: Path, tables: dict[str, list[list[str | float]]]) -> None:
+def test_the_tables_say_what_the_summary_says(root: Path, tables: dict[str, list[list[Any]]]) -> None:
     summary = json.loads((root / "summary.json").read_text())
     links = {row[1]: row for row in tables["links"][1:] if row[0] == "one"}
     assert set(links) == set(summary["links"])
@@ -68,7 +43,7 @@ def test_the_tables_say_what_the_summary_says(root: Path, tables: dict[str, list
     assert points[-1][4] == pytest.approx(row[7]), "the curve ends where the run ended"
 
 
-def test_runs_are_compared(tables: dict[str, list[list[str | float]]]) -> None:
+def test_runs_are_compared(tables: dict[str, list[list[Any]]]) -> None:
     assert [row[:2] for row in tables["runs"][1:]] == [["one", "finished"], ["two", "not finished"]]
     assert tables["differences"][1:] == [["train.lr", "0.001", "0.5"]]
     assert ["train.epochs", "20", "20"] in tables["configuration"] or len(tables["configuration"]) > 100

@@ -40,7 +40,7 @@ def _actions(study: Study) -> Figure:
             tip(dots, link_name(link))
             of = [row for row in np.flatnonzero(counts["link"] == link) if int(counts["epoch"][row]) in last]
             sent = [100 * (1 - counts["n_S"][row] / max(1, counts["tokens"][row])) for row in of]
-            shares.plot([last[int(counts["epoch"][row])] for row in of], sent, color=LINKS[link], marker="o")
+            shares.plot([last[int(counts["epoch"][row])] for row in of], sent, color=LINKS[link], marker="o", ms=3.5)
         theta.set(ylabel="threshold θ")
         shares.set(ylabel="positions sent (%)", xlabel="steps trained", ylim=(-3, 103))
         canvas.legend(*theta.get_legend_handles_labels(), loc="outside upper left", ncols=4)

@@ -13,7 +13,8 @@ from splitcom_dist.analysis.study import Study
 from splitcom_dist.links import LINKS as LINK_NAMES
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
-NAMED = 8  # most clients with a colour of their own
+NAMED = 8  # most clients with a colour of their own, and epochs with a line of theirs
+MARKED = 20  # most points of a line that are marked one by one
 LABELS = {
     "distance": "1 - cosine",
     "rel_l2_p50": "relative L2, median token",
@@ -149,7 +150,7 @@ def _by_client(study: Study) -> Figure:
                     [row[2] for row in points],
                     [max(FLOOR, float(row[3])) for row in points],
                     color=colour,
-                    marker="o" if len(clients) <= NAMED else "",
+                    marker="o" if len(clients) <= NAMED and len(points) <= MARKED else "",
                     alpha=1 if len(clients) <= NAMED else 0.35,
                     label=f"client {client}",
                 )
@@ -169,13 +170,19 @@ def _by_client(study: Study) -> Figure:
     return Figure(name, f"{study.run.name}: similarity by client", caption, draw, (10, 3.2), data)
 
 
+def _some(epochs: Sequence[int]) -> list[int]:
+    """The first, the last and some between."""
+    places = np.linspace(0, len(epochs) - 1, min(len(epochs), NAMED))
+    return [epochs[int(place)] for place in np.round(places)]
+
+
 def _distributions(study: Study) -> Figure:
     moved, links = study.similarity, study.similarity.links
 
     def draw(canvas: Any) -> None:
         panels = canvas.subplots(len(links), len(LABELS), squeeze=False, sharey="row")
         for line, link in enumerate(links):
-            epochs = moved.epochs(link)
+            epochs = _some(moved.epochs(link))
             for axes, (measure, label) in zip(panels[line], LABELS.items(), strict=True):
                 for index, epoch in enumerate(epochs):
                     bins, counts = moved.histograms[measure].of(link=link, epoch=epoch)
@@ -203,10 +210,10 @@ def _distributions(study: Study) -> Figure:
                 rows.append([link_name(link), epoch + 1, label, count, *values])
     name = f"distributions-{study.run.slug}"
     caption = (
-        "Share of samples below a value, one line an epoch, later epochs in stronger colour. Logs hold, for each "
-        "sample, the cosine and quantiles of the relative L2 change of its tokens: the median and the 90 % "
-        "token leave out outliers such as the first token, the largest shows them. Single tokens and channels are "
-        "not logged here, so there is no split by massive channels."
+        f"Share of samples below a value, one line an epoch ({NAMED} of them where there are more), later epochs in "
+        "stronger colour. Logs hold, for each sample, the cosine and quantiles of the relative L2 change of its "
+        "tokens: the median and the 90 % token leave out outliers such as the first token, the largest shows them. "
+        "Single tokens and channels are not logged here, so there is no split by massive channels."
     )
     data = Table(f"{name}-data", "Distributions by link and epoch", columns, rows)
     size = (10, 1.2 + 2.0 * len(links))

@@ -1,4 +1,4 @@
-"""One logged run for all tests of the analysis that only read it."""
+"""Fixtures for tests that name this module in `pytest_plugins`: one logged run, its study, and a report."""
 
 from pathlib import Path
 
