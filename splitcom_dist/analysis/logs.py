@@ -13,7 +13,7 @@ import yaml
 
 from splitcom_dist.analysis.report import slug
 from splitcom_dist.errors import UserError
-from splitcom_dist.telemetry.hdf5 import open_log
+from splitcom_dist.telemetry.hdf5 import KEPT, open_log, whole_rows
 from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES
 
 CHUNK_ROWS = 1 << 18
@@ -29,6 +29,7 @@ class RankFile:
     role: str
     closed: bool
     rows: dict[str, int]
+    counts: np.ndarray  # totals of its rank up to these rows, as `Ledger.totals` has them; empty if it keeps none
 
 
 @dataclass
@@ -83,9 +84,10 @@ def open_run(root: Path, name: str | None = None) -> Run:
     for path in paths:
         try:
             with open_log(path) as file:
-                rows = {table: int(file[table].attrs["rows"]) for table in TABLES if table in file}
+                rows = whole_rows(file)
+                counts = file[KEPT][len(rows) :] if KEPT in file else np.zeros(0, np.int64)
                 closed, role = bool(file.attrs["closed_cleanly"]), str(file.attrs["role"])
-                ranks.append(RankFile(path, int(file.attrs["rank"]), role, closed, rows))
+                ranks.append(RankFile(path, int(file.attrs["rank"]), role, closed, rows, counts))
                 text, version = str(file.attrs["config"]), int(file.attrs["schema_version"])
         except (UserError, OSError, KeyError, RuntimeError) as error:
             notes.append(f"{path.name} cannot be read and is left out: {' '.join(str(error).split())[:160]}")

@@ -8,9 +8,7 @@ import numpy as np
 
 from splitcom_dist.analysis.groups import Sums
 from splitcom_dist.analysis.logs import Run, chunks, whole
-from splitcom_dist.errors import UserError
 from splitcom_dist.links import LINKS
-from splitcom_dist.telemetry.hdf5 import TOTALS, open_log
 from splitcom_dist.telemetry.summary import COUNTS, OTHERS
 
 COLUMNS = dict(zip(COUNTS, ("raw_padded", "raw_real", "wire", "n_I", "n_P", "n_S", "n_C"), strict=True))
@@ -68,14 +66,9 @@ def totals_of(run: Run) -> Totals:
 def _kept_counts(run: Run) -> np.ndarray | None:
     counted = np.zeros(SIZE, np.int64)
     for each in run.ranks:
-        try:
-            with open_log(each.path) as file:
-                counts = file[TOTALS][:]
-        except (KeyError, OSError, UserError):
+        if len(each.counts) not in (0, SIZE):
             return None
-        if len(counts) not in (0, SIZE):
-            return None
-        counted[: len(counts)] += counts
+        counted[: len(each.counts)] += each.counts
     return counted if counted.any() else None
 
 
