@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from splitcom_dist.analysis.command import add_arguments as add_analyze_arguments
+from splitcom_dist.analysis.command import analyze
 from splitcom_dist.config.files import load_config, preset_folder
 from splitcom_dist.config.schema import Config
 from splitcom_dist.doctor.command import add_arguments as add_doctor_arguments
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, more = parser.parse_known_args(arguments)
     if unknown := [text for text in more if text.startswith("-")]:
         parser.error(f"unknown option {unknown[0]}")
-    if options.command in ("evaluate", "doctor", "log-repair", "watch"):
+    if options.command in ("evaluate", "doctor", "analyze", "log-repair", "watch"):
         if more:
             parser.error(f"unexpected argument {more[0]}")
     else:
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return log_repair(options)
         if options.command == "watch":
             return watch(options)
+        if options.command == "analyze":
+            return analyze(options)
         if options.command == "partition":
             return partition(_config(options), options.plot)
         if options.command == "plan":
@@ -149,6 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     add_plan_arguments(commands.add_parser("plan", help=summary, description=summary))
     summary = "how fast the ranks of a run compute its batch, and their links: what `plan` plans with"
     add_profile_arguments(commands.add_parser("profile", help=summary, description=summary))
+    summary = "a report of one run or of several, from their logs: quality, bytes, similarity, thresholds, time"
+    add_analyze_arguments(commands.add_parser("analyze", help=summary, description=summary))
     summary = "what this machine has, or, under a launcher, every rank's, and how fast they reach each other"
     add_doctor_arguments(commands.add_parser("doctor", help=summary, description=summary))
     summary = "a run in the terminal while it goes on; also curves for TensorBoard, Weights & Biases and MLflow"

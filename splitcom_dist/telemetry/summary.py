@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 COUNTS = ("raw_padded_bytes", "raw_real_bytes", "wire_bytes", "I", "P", "S", "C")
-OTHERS = ("label_bytes", "adapter_bytes", "control_bytes", "tokens")
+OTHERS = ("label_bytes", "adapter_bytes", "control_bytes", "tokens")  # beside the links
 
 
 @dataclass(frozen=True)
