@@ -139,9 +139,7 @@ def read(path: Path, table: str) -> np.ndarray:
             raise UserError(f"{path}: no table {table}")
         rows = file[table][:]
         promised = whole_rows(file)[table]
-        if file[table].is_virtual and any(not _source(path, item).is_file() for item in file[table].virtual_sources()):
-            gone = [item.file_name for item in file[table].virtual_sources() if not _source(path, item).is_file()]
-            raise UserError(f"{path}: {gone[0]}, which holds a rank's rows, is missing")
+        check_sources(path, file[table])
         if file.driver == "fileobj":  # not closed, so that nothing says how long it is
             check_extent(path, file[table], promised)
         return in_present_columns(path, table, np.asarray(rows[:promised]), version)
@@ -210,5 +208,8 @@ def _create(file: h5py.File, table: str) -> h5py.Dataset:
     return dataset
 
 
-def _source(path: Path, item: Any) -> Path:
-    return path.parent / str(item.file_name)
+def check_sources(path: Path, dataset: h5py.Dataset) -> None:
+    """Raise UserError if a file that holds rows of a joined table is gone: HDF5 would fill in zeros."""
+    for name in (str(item.file_name) for item in dataset.virtual_sources()) if dataset.is_virtual else ():
+        if not (path.parent / name).is_file():
+            raise UserError(f"{path}: {name}, which holds a rank's rows, is missing")
