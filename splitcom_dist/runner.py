@@ -138,7 +138,9 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
     counts, totals = read_kept(path) if world.comes_back else (None, None)
     if saved is not None:
         counts = read_facts(saved["course"])["rows"]
-    books = RankLog(path, rank=world.rank, role=role, config=to_yaml(config), kept=counts)
+    books = RankLog(
+        path, rank=world.rank, role=role, config=to_yaml(config), sketch=config.telemetry.sketch, kept=counts
+    )
     with books:
         row_bytes = source.hidden_size * getattr(torch, config.telemetry.baseline_dtype).itemsize
         ledger = Ledger(books, schedule, config.data.max_length, row_bytes)

@@ -13,7 +13,9 @@ from splitcom_dist.errors import UserError
 from splitcom_dist.run_directory import RunDirectory, create, default_root, is_unused
 from splitcom_dist.world import World
 
-FREE = ("runtime", "checkpoint", "telemetry", "transport", "resume")  # keys that may differ from the run's first launch
+# keys that may differ from the run's first launch, but for those that are bound
+FREE = ("runtime", "checkpoint", "telemetry", "transport", "resume")
+BOUND = ("telemetry.sketch",)  # the shape of a table that is there
 WAS_THERE = "the run there was made with {key}={old}, not {new}: resume it with that, or choose another --out"
 
 
@@ -72,7 +74,7 @@ def check_same_run(config: Config, stored: Path) -> None:
         raise UserError(f"{stored.parent}: no run that could go on: it has no config.yaml; choose another --out")
     before = load_config([stored])
     for key in all_keys(Config()):
-        if key.partition(".")[0] not in FREE and lookup(before, key) != lookup(config, key):
+        if (key in BOUND or key.partition(".")[0] not in FREE) and lookup(before, key) != lookup(config, key):
             old, new = lookup(before, key), lookup(config, key)
             if not hasattr(old, "__dataclass_fields__"):
                 raise UserError(f"{stored.parent}: {WAS_THERE.format(key=key, old=old, new=new)}")

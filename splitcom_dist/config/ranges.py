@@ -84,6 +84,7 @@ AT_LEAST = {
     "control.byte_budget.megabytes": 0,
     "eval.every": 1,
     "eval.batch_size": 1,
+    "telemetry.sketch": 0,
     "runtime.timeout_seconds": 1,
     "runtime.threads": 0,
     "runtime.link.up_mbit": 0,

@@ -207,6 +207,8 @@ class TelemetryConfig:
     progress: bool = True
     # curves for tensorboard, wandb or mlflow, by a process beside the aggregator that follows the logs
     writers: list[str] = field(default_factory=list)
+    # values of the sketch that is logged of every sample sent, at every visit: 113 bytes and 2 a value; 0 logs none
+    sketch: int = 0
 
 
 @dataclass

@@ -34,7 +34,10 @@ from splitcom_dist.roles.standard_server import StandardServerRole
 from splitcom_dist.roles.u_client import UClientRole
 from splitcom_dist.roles.u_server import UServerRole
 from splitcom_dist.run_directory import RunDirectory
+from splitcom_dist.telemetry.count_sketch import CountSketch
 from splitcom_dist.telemetry.progress import make_progress
+from splitcom_dist.telemetry.sketches import SketchLog, TextFacts, unknown_text
+from splitcom_dist.telemetry.text_facts import facts_of_labels, facts_of_shard
 from splitcom_dist.training import AdapterOptimizer
 
 Role = ClientRole | ServerRole | ShardRole | AggregatorRole
@@ -103,7 +106,8 @@ def _logical_client(
     edge: Edge,
     directory: RunDirectory,
 ) -> LogicalClient:
-    outgoing, incoming = _flows(context, number, edge, directory, sends_up=True)
+    text = facts_of_shard(samples) if context.config.telemetry.sketch else unknown_text
+    outgoing, incoming = _flows(context, number, edge, directory, text, sends_up=True)
     return LogicalClient(
         number,
         samples,
@@ -128,9 +132,10 @@ def _server(context: Context, share: Share, directory: RunDirectory) -> ServerRo
 
     def served(number: int) -> ServedClient:
         edge = edges[layout.rank_of(number)]
-        outgoing, incoming = _flows(context, number, edge, directory, sends_up=False)
         book = KeyBook() if names_samples(context.config) else None
         labels = None if context.config.model.tail_layers else LabelCache(context.source.vocabulary)
+        text = unknown_text if labels is None else facts_of_labels(labels)
+        outgoing, incoming = _flows(context, number, edge, directory, text, sends_up=False)
         return ServedClient(number, edge, incoming, outgoing, book, labels)
 
     progress = make_progress(context.config.telemetry.progress and world.rank == layout.first_server)
@@ -155,7 +160,7 @@ def _edge(context: Context, client_rank: int, peer: int) -> Edge:
 
 
 def _flows(
-    context: Context, client: int, edge: Edge, directory: RunDirectory, *, sends_up: bool
+    context: Context, client: int, edge: Edge, directory: RunDirectory, text: TextFacts, *, sends_up: bool
 ) -> tuple[Mapping[str, Outgoing], Mapping[str, Incoming]]:
     """This rank's ends of a client's links, by name: those it sends on, and those it receives on."""
     outgoing, incoming = {}, {}
@@ -165,9 +170,17 @@ def _flows(
             seed = context.seed_of(client, link)
             folder = directory.references(client, link, "sent")
             encoder = make_encoder(codec, context.width, context.dtype, seed, folder, context.residence(link))
-            outgoing[link] = Outgoing(context, edge, link, client, encoder)
+            outgoing[link] = Outgoing(context, edge, link, client, encoder, sketches=_sketches(context, text))
         else:
             folder = directory.references(client, link, "received")
             decoder = make_decoder(codec, context.width, context.dtype, folder, context.residence(link))
             incoming[link] = Incoming(context, edge, link, client, decoder)
     return outgoing, incoming
+
+
+def _sketches(context: Context, text: TextFacts) -> SketchLog | None:
+    """Of one sending end; None where none are logged."""
+    if not context.config.telemetry.sketch:
+        return None
+    sketch = CountSketch(context.config.telemetry.sketch, context.width, context.config.data.max_length - 1)
+    return SketchLog(context.log, sketch, context.width, text)

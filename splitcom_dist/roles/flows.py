@@ -18,8 +18,9 @@ from splitcom_dist.devices import to_host
 from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINK_CODES
 from splitcom_dist.roles.context import Context
-from splitcom_dist.state import State, facts, gathered, read_facts, spread
+from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
 from splitcom_dist.telemetry.records import record_event, record_similarity
+from splitcom_dist.telemetry.sketches import SketchLog
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Outgoing:
     client: int
     encoder: Encoder
     drift: Drift = field(default_factory=Drift)
+    sketches: SketchLog | None = None
 
     def send(
         self,
@@ -75,7 +77,10 @@ class Outgoing:
         self._transmit(header, {**frames.sections, **(also or {})}, started)
         if frames.similarity is not None and frames.sent is not None:
             self.drift.observe(visit.samples, frames.similarity, frames.sent)
-        record_similarity(self.context.log, self.context.schedule.epoch_of(step), header, visit, frames)
+        epoch = self.context.schedule.epoch_of(step)
+        record_similarity(self.context.log, epoch, header, visit, frames)
+        if self.sketches is not None and values is not None:
+            self.sketches.record(step, epoch, self.client, header.link, visit, values)
 
     def _where_it_encodes(self, rows: Tensor) -> Tensor:
         """The rows where the codec of this link computes; the only copy of rows to the host."""
@@ -83,12 +88,16 @@ class Outgoing:
 
     def state(self) -> State:
         """The encoder's, its threshold, and how fast its values drift."""
-        parts = gathered({"encoder": self.encoder, "drift": self.drift})
-        return parts | {"facts": facts({"theta": self.encoder.theta})}
+        return gathered(self._memory) | {"facts": facts({"theta": self.encoder.theta})}
 
     def load(self, state: State) -> None:
-        spread(state, {"encoder": self.encoder, "drift": self.drift})
+        spread(state, self._memory)
         self.encoder.theta = read_facts(state["facts"])["theta"]
+
+    @property
+    def _memory(self) -> dict[str, Stateful]:
+        sketches = {} if self.sketches is None else {"sketches": self.sketches}
+        return {"encoder": self.encoder, "drift": self.drift, **sketches}
 
     def close(self) -> None:
         self.encoder.store.close()

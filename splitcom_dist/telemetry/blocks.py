@@ -43,6 +43,13 @@ def row_count(path: Path, table: str) -> int:
         return _table(file, path, table)[1]
 
 
+def sketch_length(path: Path) -> int:
+    """Values of a logged sketch, 0 where the run logged none. UserError where `blocks` raises it."""
+    with open_log(path) as file:
+        dataset, rows = _table(file, path, "sketch")
+        return int(dataset.dtype["values"].shape[0]) if rows else 0
+
+
 def _table(file: h5py.File, path: Path, table: str) -> tuple[h5py.Dataset, int]:
     if table not in file:
         raise UserError(f"{path}: no table {table}")

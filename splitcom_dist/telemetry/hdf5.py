@@ -18,7 +18,7 @@ from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES, row_dtype
 from splitcom_dist.telemetry.superblock import LogImage
 from splitcom_dist.telemetry.versions import came_later, in_present_columns, version_of
 
-CHUNK_ROWS = 1024
+CHUNK_ROWS, CHUNK_BYTES = 1024, 1 << 16  # at most: a flush writes its last chunk anew
 # Dataset of how many rows of each table are whole, then of this rank's counts up to them, as `Ledger.totals` has them.
 # It is one chunk, written last: a writer that is killed leaves it as it was, so rows and counts always agree.
 KEPT = "kept"
@@ -27,17 +27,26 @@ KEPT = "kept"
 class RankLog:
     """The open log of one rank. Rows wait in memory until `flush`, which a role calls once a step."""
 
-    def __init__(self, path: Path, *, rank: int, role: str, config: str, kept: Mapping[str, int] | None = None) -> None:
-        """`kept` rows of each table are taken over from the log that is there, of the run that goes on."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        rank: int,
+        role: str,
+        config: str,
+        sketch: int = 0,
+        kept: Mapping[str, int] | None = None,
+    ) -> None:
+        """`sketch` values a sketch; `kept` rows of each table are taken over from the log that is there, of the run
+        that goes on."""
         self.path = path
-        old = {table: read(path, table)[:count] for table, count in (kept or {}).items()}
         totals = np.zeros(0, np.int64) if kept is None else read_kept(path)[1]
         self._totals: Callable[[], np.ndarray] = lambda: totals
         self._pending: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
         with self._naming_the_file():
             place = path if kept is None else path.with_suffix(".part")
             self._file = h5py.File(place, "x" if kept is None else "w", libver="latest")
-            self._tables = {table: _create(self._file, table) for table in TABLES}
+            self._tables = {table: _create(self._file, table, sketch) for table in TABLES}
             self._file.attrs.update(
                 schema_version=SCHEMA_VERSION,
                 package_version=splitcom_dist.__version__,
@@ -47,16 +56,15 @@ class RankLog:
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 closed_cleanly=0,
             )
-            for table, rows in old.items():
-                self._write(table, rows)
+            for table, rows in (kept or {}).items():
+                self._take_over(table, rows)
             self._file.create_dataset(KEPT, data=self._kept(), maxshape=(None,), dtype=np.int64, chunks=(128,))
             self._file.swmr_mode = True  # from here on nothing new can be created, only rows appended
             place.replace(path)
 
     def append(self, table: str, **row: Any) -> None:
         """Add one row; KeyError if a column is missing or unknown."""
-        columns = row_dtype(table).names
-        assert columns is not None
+        columns: tuple[str, ...] = self._tables[table].dtype.names
         if unknown := row.keys() - set(columns):
             raise KeyError(f"{table} has no column {sorted(unknown)[0]}")
         values = tuple(row[column] for column in columns)
@@ -108,6 +116,12 @@ class RankLog:
         with contextlib.suppress(UserError, OSError, RuntimeError):  # the first error is the one to tell
             self.flush()
             self._file.close()
+
+    def _take_over(self, table: str, rows: int) -> None:
+        """The first rows of the log that is there, some chunks at a time."""
+        with open_log(self.path) as old:
+            for start in range(0, rows, 64 * CHUNK_ROWS):
+                self._write(table, old[table][start : min(start + 64 * CHUNK_ROWS, rows)])
 
     def _write(self, table: str, rows: np.ndarray) -> None:
         dataset = self._tables[table]
@@ -200,8 +214,10 @@ def check_extent(path: Path, dataset: h5py.Dataset, rows: int) -> None:
         raise OSError(f"{missing:,} of {rows:,} rows of {dataset.name[1:]} are behind its end")
 
 
-def _create(file: h5py.File, table: str) -> h5py.Dataset:
-    dataset = file.create_dataset(table, shape=(0,), maxshape=(None,), dtype=row_dtype(table), chunks=(CHUNK_ROWS,))
+def _create(file: h5py.File, table: str, sketch: int) -> h5py.Dataset:
+    dtype = row_dtype(table, sketch)
+    chunk = max(1, min(CHUNK_ROWS, CHUNK_BYTES // dtype.itemsize))
+    dataset = file.create_dataset(table, shape=(0,), maxshape=(None,), dtype=dtype, chunks=(chunk,))
     dataset.attrs["units"] = json.dumps({column.name: column.unit for column in TABLES[table]})
     dataset.attrs["meaning"] = json.dumps({column.name: column.meaning for column in TABLES[table]})
     dataset.attrs["rows"] = np.int64(0)

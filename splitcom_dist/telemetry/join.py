@@ -26,6 +26,7 @@ def join(telemetry: Path, out: Path, expected_ranks: int) -> list[str]:
                 rows = whole_rows(file)
                 closed, role = int(file.attrs["closed_cleanly"]), str(file.attrs["role"])
                 config = str(file.attrs["config"])
+                sketch = file["sketch"].dtype["values"].shape[0] if "sketch" in file else 0
         except UserError as error:
             warnings.append(f"rank {rank} is missing: {error}")
             continue
@@ -35,7 +36,8 @@ def join(telemetry: Path, out: Path, expected_ranks: int) -> list[str]:
             mark_closed(path)  # else HDF5 would not let run.h5 have its rows
     with h5py.File(out, "w", libver="latest") as file:
         for table in TABLES:
-            _join_table(file, table, [(path, rows.get(table, 0)) for path, _, _, _, rows in sources], out)
+            dtype = row_dtype(table, sketch if sources else 0)
+            _join_table(file, table, dtype, [(path, rows.get(table, 0)) for path, _, _, _, rows in sources], out)
         ranks = [(rank, role, closed, json.dumps(rows)) for _, rank, role, closed, rows in sources]
         kind = np.dtype([("rank", "i4"), ("role", "S16"), ("closed_cleanly", "i1"), ("rows", "S256")])
         file["ranks"] = np.array(ranks, dtype=kind)
@@ -45,20 +47,18 @@ def join(telemetry: Path, out: Path, expected_ranks: int) -> list[str]:
     return warnings
 
 
-def _join_table(file: h5py.File, table: str, sources: list[tuple[Path, int]], out: Path) -> None:
+def _join_table(file: h5py.File, table: str, dtype: np.dtype, sources: list[tuple[Path, int]], out: Path) -> None:
     total = sum(rows for _, rows in sources)
-    layout = h5py.VirtualLayout(shape=(total,), dtype=row_dtype(table))
+    layout = h5py.VirtualLayout(shape=(total,), dtype=dtype)
     start = 0
     for path, rows in sources:
         if rows:
             relative = path.relative_to(out.parent)  # so that the run directory can be moved
             layout[start : start + rows] = h5py.VirtualSource(
-                str(relative), table, shape=(rows,), dtype=row_dtype(table), maxshape=(None,)
+                str(relative), table, shape=(rows,), dtype=dtype, maxshape=(None,)
             )
             start += rows
-    dataset = (
-        file.create_virtual_dataset(table, layout) if total else file.create_dataset(table, (0,), row_dtype(table))
-    )
+    dataset = file.create_virtual_dataset(table, layout) if total else file.create_dataset(table, (0,), dtype)
     dataset.attrs["units"] = json.dumps({column.name: column.unit for column in TABLES[table]})
     dataset.attrs["meaning"] = json.dumps({column.name: column.meaning for column in TABLES[table]})
     dataset.attrs["rows"] = np.int64(total)

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,20 @@ class Column:
     dtype: str
     unit: str
     meaning: str
+    shape: tuple[int, ...] = ()  # of an entry
 
 
 STEP = Column("step", "i8", "count", "step of the whole run, from 0")
 EPOCH = Column("epoch", "i4", "count", "epoch, from 0; -1 before training")
 CLIENT = Column("client", "i4", "id", "logical client; -1 for all together, as the first server saw the step")
 LINK = Column("link", "i1", "code", "0 up_activation, 1 down_gradient, 2 down_activation, 3 up_gradient")
+VALUES = Column(  # an entry has shape (k,), k = telemetry.sketch; (1,) in an empty table
+    "values",
+    "f2",
+    "1",
+    "count sketch of the whole sample over its norm, seeded alike everywhere: dot products tell cosines of visits",
+    (1,),
+)
 
 TABLES: dict[str, tuple[Column, ...]] = {
     "traffic": (
@@ -59,6 +67,36 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("rel_l2_p90", "f4", "1", "the same, 90 % quantile"),
         Column("rel_l2_max", "f4", "1", "the same, largest"),
         Column("sent", "i1", "bool", "whether the sample was sent again"),
+    ),
+    "sketch": (
+        STEP,
+        EPOCH,
+        CLIENT,
+        LINK,
+        Column("sample", "i8", "id", "sample, as its client numbers it; a row at every visit if telemetry.sketch > 0"),
+        Column("tokens", "i4", "count", "token positions of the sample"),
+        Column("target_start", "i4", "count", "first position that predicts a target; -1 if the sender has no labels"),
+        Column("shared", "i4", "count", "first positions whose prefix an earlier sample of the shard has; -1: no text"),
+        Column("norm", "f4", "1", "L2 norm of all the sample's rows"),
+        Column("energy_first", "f4", "1", "share of the squared norm at the first position"),
+        Column("energy_massive", "f4", "1", "share of it in the 4 channels largest in the first batch sent here"),
+        *(
+            Column(f"{name}{part}", "f4", "1", f"{meaning}{without}")
+            for name, meaning in (
+                ("cosine", "cosine to the sample's previous visit, NaN at the first; positions sketched"),
+                ("rel_l2", "|now - previous visit| / |now|; positions sketched"),
+            )
+            for part, without in (
+                ("", ""),
+                ("_no_first", "; without the first position"),
+                ("_no_massive", "; without the 4 largest channels"),
+                ("_neither", "; without both"),
+            )
+        ),
+        Column("rel_l2_source", "f4", "1", "rel_l2 over source positions, the first among them"),
+        Column("rel_l2_target", "f4", "1", "rel_l2 over target positions"),
+        Column("rel_l2_position", "f2", "1", "rel_l2 by position: 0, 1, 2-3, 4-7, ... 512-1023, from 1024 on", (12,)),
+        VALUES,
     ),
     "threshold": (
         STEP,
@@ -121,6 +159,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
 
 
 @cache
-def row_dtype(table: str) -> np.dtype:
-    """The compound type of a table's rows; KeyError for an unknown table."""
-    return np.dtype([(column.name, column.dtype) for column in TABLES[table]])
+def row_dtype(table: str, sketch: int = 0) -> np.dtype:
+    """The compound type of a table's rows, with sketches of so many values; KeyError for an unknown table."""
+    shapes = [(max(1, sketch),) if column is VALUES else column.shape for column in TABLES[table]]
+    return np.dtype([(column.name, column.dtype, shape) for column, shape in zip(TABLES[table], shapes, strict=True)])

@@ -59,6 +59,8 @@ def test_another_configuration_is_refused_by_its_key(tmp_path: Path) -> None:
     saved_run(tmp_path / "run", 9)
     with pytest.raises(UserError, match=r"run: the run there was made with train\.lr=0\.\d+, not 0\.5: resume it"):
         find_start(config("train.lr=0.5"), tmp_path / "run", 1)
+    with pytest.raises(UserError, match=r"telemetry\.sketch=0, not 8"):
+        find_start(config("telemetry.sketch=8"), tmp_path / "run", 1)
     allowed = config("runtime.timeout_seconds=7", "checkpoint.every=3", "telemetry.progress=false")
     assert find_start(allowed, tmp_path / "run", 1).step == 9
 

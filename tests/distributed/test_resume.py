@@ -21,7 +21,7 @@ from splitcom_dist.telemetry.hdf5 import read
 STEPS = 15  # of the runs in test_runs.py: 3 epochs of 5 steps
 TIMES = ("t_encode", "t_send", "t_decode")
 CASES = {
-    "splitcom": ["codec=splitcom", "model.dropout=0.1"],
+    "splitcom": ["codec=splitcom", "model.dropout=0.1", "telemetry.sketch=4"],
     "video": ["codec=video", "fed.adapter_quantizer=int8", "rest.policy=every_k", "rest.every=2"],
     "bang_bang": [
         "codec=splitcom_int8",
@@ -78,7 +78,7 @@ def figures(out: Path) -> dict[str, Any]:
     for name in ("seconds", "tokens_per_second", "ranks", "config"):
         del summary[name]
     tables = {}
-    for table in ("traffic", "similarity", "threshold", "eval", "rounds", "train"):
+    for table in ("traffic", "similarity", "sketch", "threshold", "eval", "rounds", "train"):
         rows = read(out / "run.h5", table)
         columns = [name for name in rows.dtype.names or () if name not in (*TIMES, "seconds", "wait")]
         tables[table] = rows[columns].tolist()
