@@ -160,7 +160,13 @@ def _edge(context: Context, client_rank: int, peer: int) -> Edge:
 
 
 def _flows(
-    context: Context, client: int, edge: Edge, directory: RunDirectory, text: TextFacts, *, sends_up: bool
+    context: Context,
+    client: int,
+    edge: Edge,
+    directory: RunDirectory,
+    text: TextFacts = unknown_text,
+    *,
+    sends_up: bool,
 ) -> tuple[Mapping[str, Outgoing], Mapping[str, Incoming]]:
     """This rank's ends of a client's links, by name: those it sends on, and those it receives on."""
     outgoing, incoming = {}, {}

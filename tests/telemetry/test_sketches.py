@@ -113,8 +113,8 @@ def test_what_is_sent_again_in_one_step_is_one_visit(tmp_path: Path) -> None:
     before, now = two_visits()
     with RankLog(tmp_path / "rank_00000.h5", rank=0, role="client", config="", sketch=K) as log:
         sketches = SketchLog(log, CountSketch(K, WIDTH, 40), WIDTH)
-        for step, rows in ((0, before), (5, now), (5, now)):
-            sketches.record(step, 0, 0, 0, VISIT, rows)
+        for step, visit in ((0, before), (5, now), (5, now)):
+            sketches.record(step, 0, 0, 0, VISIT, visit)
     rows = read(tmp_path / "rank_00000.h5", "sketch")
     assert rows["step"].tolist() == [0, 0, 5, 5] and (rows["rel_l2"][2:] > 0).all()
     assert (rows["target_start"] == -1).all() and (rows["shared"] == -1).all()
