@@ -7,6 +7,7 @@ from splitcom_dist.analysis.sections.control import control
 from splitcom_dist.analysis.sections.events import events
 from splitcom_dist.analysis.sections.overview import details, overview
 from splitcom_dist.analysis.sections.quality import quality
+from splitcom_dist.analysis.sections.redundancy import redundancy
 from splitcom_dist.analysis.sections.samples import samples
 from splitcom_dist.analysis.sections.similarity import similarity
 from splitcom_dist.analysis.sections.time import time
@@ -19,6 +20,7 @@ CONTENTS: tuple[Callable[[Sequence[Study]], Section | None], ...] = (
     traffic,
     similarity,
     samples,
+    redundancy,
     control,
     time,
     events,

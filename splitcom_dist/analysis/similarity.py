@@ -49,7 +49,7 @@ class Samples:
         self._below: dict[int, int] = {}  # by link: samples with smaller hashes are kept
 
     def add(self, rows: Rows, distance: np.ndarray) -> None:
-        hashes = _hash(rows["client"], rows["sample"])
+        hashes = sample_hash(rows["client"], rows["sample"])
         columns = {name: rows[name].astype(np.int64) for name in ("epoch", "client", "sample", "sent")}
         columns |= {"hash": hashes, "distance": distance.astype(np.float32)}
         for link in np.unique(rows["link"]).tolist():
@@ -82,7 +82,7 @@ class Samples:
         return {name: values[order] for name, values in names.items()}, epochs, grid[:, order]
 
 
-def _hash(client: np.ndarray, sample: np.ndarray) -> np.ndarray:
+def sample_hash(client: np.ndarray, sample: np.ndarray) -> np.ndarray:
     """62 bits that differ for different samples and are spread evenly (the finalizer of splitmix64)."""
     value = (client.astype(np.uint64) << np.uint64(40)) ^ sample.astype(np.uint64)
     with np.errstate(over="ignore"):
