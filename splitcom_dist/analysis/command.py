@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     text = "folder for report.html and figures/ (default: the run's own; of several runs, ./report)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+    text = "also write tables/: the numbers of the report, and every row about samples"
+    parser.add_argument("--export", choices=("csv", "parquet"), help=text)
 
 
 def analyze(options: argparse.Namespace) -> int:
@@ -34,6 +36,11 @@ def analyze(options: argparse.Namespace) -> int:
     title = names[0] if len(names) == 1 else f"{len(names)} runs: {', '.join(names[:4])}{' ...' * (len(names) > 4)}"
     out = options.out or (options.runs[0] if len(names) == 1 else Path("report"))
     count = write(out, title, sections, notes, tiles_of(studies))
+    if options.export:
+        from splitcom_dist.analysis.export import export
+
+        written = export([study.run for study in studies], sections, out / "tables", options.export)
+        print(f"{out / 'tables'}: {len(written)} {options.export} files")
     for note in notes:
         print(f"note: {note}")
     print(f"{out / 'report.html'}: {len(sections)} sections, {count} figures, also in {out / 'figures'}")
