@@ -52,7 +52,8 @@ class Spectrum:
 def spectrum(changes: np.ndarray) -> Spectrum | None:
     """Of changes (n, k); those with NaN are left out. None where nothing has changed."""
     changes = changes[np.isfinite(changes).all(axis=1)]
-    energy = np.linalg.svd(changes, compute_uv=False) ** 2 if changes.size else np.zeros(1)
+    products = changes @ changes.T if len(changes) < changes.shape[1] else changes.T @ changes  # the smaller one
+    energy = np.linalg.eigvalsh(products)[::-1].clip(0)
     return Spectrum(energy / energy.sum()) if energy.sum() > 0 else None
 
 

@@ -119,7 +119,7 @@ def _runs(studies: Sequence[Study]) -> Table:
         row += [totals.steps, totals.first_ppl, totals.last_ppl, totals.wire_bytes / MB]
         row += [_percent(totals.wire_bytes, totals.baseline(f"raw_{name}_bytes")) for name in ("padded", "real")]
         row += [totals.others["adapter_bytes"] / MB, totals.others["label_bytes"] / 1e3]
-        row += [totals.seconds, totals.others["tokens"] / totals.seconds]
+        row += [totals.seconds, totals.others["tokens"] / totals.seconds if totals.seconds else math.nan]
         rows.append(row)
     caption = (
         "Wire bytes are all that was handed to the transport: packets with headers, masks, scales and labels, "
