@@ -123,3 +123,5 @@ def _begin_afresh(one: Outgoing | Incoming, other: Outgoing | Incoming) -> None:
     for end in (one, other):
         store = end.encoder.store if isinstance(end, Outgoing) else end.decoder.store
         store.clear()
+        if isinstance(end, Outgoing) and end.sketches is not None:
+            end.sketches.forget()

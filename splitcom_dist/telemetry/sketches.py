@@ -71,6 +71,11 @@ class SketchLog:
             named = {"step": step, "epoch": epoch, "client": client, "link": link, "sample": sample, "tokens": tokens}
             self.log.append("sketch", **named, **told)
 
+    def forget(self) -> None:
+        """What comes next is the output of other blocks: it is compared with nothing that was there before."""
+        self._kept.clear()
+        self._massive, self._matrix = torch.empty(0, dtype=torch.int64), None
+
     def state(self) -> State:
         """The massive channels, and what is kept: samples (n,), their lengths (n,), rows (T, 36)."""
         kept, columns = list(self._kept.values()), TOKEN_ROWS + len(self._massive)

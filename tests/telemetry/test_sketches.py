@@ -120,6 +120,20 @@ def test_what_is_sent_again_in_one_step_is_one_visit(tmp_path: Path) -> None:
     assert (rows["target_start"] == -1).all() and (rows["shared"] == -1).all()
 
 
+def test_after_it_forgets_nothing_is_compared_with_what_was_before(tmp_path: Path) -> None:
+    """As where the cut has moved: other blocks have other massive channels, too."""
+    before, now = two_visits()
+    with RankLog(tmp_path / "rank_00000.h5", rank=0, role="client", config="", sketch=K) as log:
+        sketches = SketchLog(log, CountSketch(K, WIDTH, 40), WIDTH)
+        sketches.record(0, 0, 0, 0, VISIT, before)
+        sketches.forget()
+        for step, visit in ((1, now.roll(7, 1)), (2, now.roll(7, 1))):
+            sketches.record(step, step, 0, 0, VISIT, visit)
+    rows = read(tmp_path / "rank_00000.h5", "sketch")
+    assert np.isnan(rows["cosine"][:4]).all() and rows["cosine"][4:].tolist() == [1, 1]
+    assert (rows["energy_massive"] > 0.9).all()
+
+
 def test_values_that_have_no_direction_are_logged_all_the_same(tmp_path: Path) -> None:
     strange = two_visits()[0].clone()
     strange[:40], strange[45] = 0, torch.inf

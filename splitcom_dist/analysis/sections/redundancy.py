@@ -22,11 +22,15 @@ def redundancy(studies: Sequence[Study]) -> Section | None:
     found = [redundancy for study in studies if (redundancy := redundancy_of(study.run)) is not None]
     if not found:
         return None
+    moved = [study.run.name for study in studies if any(cut.step >= 0 for cut in study.course.cuts)]
     items = [item for each in found for item in items_of(each)]
-    if figure := by_cut(found):
+    if figure := by_cut([each for each in found if each.run.name not in moved]):
         items.append(figure)
     lengths = ", ".join(f"{each.run.name} {each.k}" for each in found)
-    return Section("redundancy", "Redundancy between visits", f"{TEXT}Values a sketch: {lengths}.", items)
+    text = f"{TEXT}Values a sketch: {lengths}."
+    if moved:
+        text += f" Cuts moved in {', '.join(moved)}: two epochs of a client may be outputs of different blocks there."
+    return Section("redundancy", "Redundancy between visits", text, items)
 
 
 def items_of(each: Redundancy) -> list[Figure | Table]:
