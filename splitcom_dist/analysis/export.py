@@ -76,7 +76,7 @@ def _batch(rows: Rows, lists: bool) -> pa.RecordBatch:
 def _stream(batches: Iterator[pa.RecordBatch], path: Path) -> Path:
     first = next(batches)
     writer = (
-        pa.parquet.ParquetWriter(path, first.schema)
+        pa.parquet.ParquetWriter(path, first.schema, use_dictionary=False)  # figures hardly repeat
         if path.suffix == ".parquet"
         else pa.csv.CSVWriter(path, first.schema)
     )
