@@ -23,6 +23,8 @@ from splitcom_dist.planning.command import add_arguments as add_plan_arguments
 from splitcom_dist.planning.command import plan
 from splitcom_dist.profiling.command import add_arguments as add_profile_arguments
 from splitcom_dist.profiling.command import profile
+from splitcom_dist.replay.command import add_arguments as add_replay_arguments
+from splitcom_dist.replay.command import replay
 from splitcom_dist.telemetry.repair_command import add_arguments as add_repair_arguments
 from splitcom_dist.telemetry.repair_command import log_repair
 from splitcom_dist.watch.command import add_arguments as add_watch_arguments
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return partition(_config(options), options.plot)
         if options.command == "plan":
             return plan(options)
+        if options.command == "replay":
+            return replay(options)
         place = find_place(os.environ)
         if options.command == "profile":
             return profile(options, place)
@@ -151,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     add_partition_arguments(commands.add_parser("partition", help=summary, description=summary))
     summary = "cut layer, LoRA rank and codec with which a run on a profiled cluster ends soonest"
     add_plan_arguments(commands.add_parser("plan", help=summary, description=summary))
+    summary = "what a finished run would have sent with other thresholds or controllers, from its logs alone"
+    add_replay_arguments(commands.add_parser("replay", help=summary, description=summary))
     summary = "how fast the ranks of a run compute its batch, and their links: what `plan` plans with"
     add_profile_arguments(commands.add_parser("profile", help=summary, description=summary))
     summary = "a report of one run or of several, from their logs: quality, bytes, similarity, thresholds, time"

@@ -4,6 +4,7 @@ SplitCom's reward mixes loss and bytes; states, actions and weights below are ou
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -48,6 +49,26 @@ class Ddpg:
 
     def decide(self, observation: Observation) -> list[Decision]:
         """Learn from the last action, then act."""
+        state, ratios, seen = self._learn(observation)
+        action = self.agent.act(state)
+        self._taken = state, action
+        return [
+            Decision(
+                link,
+                threshold(float(element), bounds),
+                f"action {float(element):+.3f} after {self.agent.remembered} transitions",
+                seen | {"ratio": ratio},
+            )
+            for element, ratio, (link, bounds) in zip(action, ratios, self._bounds.items(), strict=True)
+        ]
+
+    def follow(self, observation: Observation, thetas: Mapping[str, float]) -> None:
+        """Learn from the last action, then take thresholds that another has decided for ours."""
+        state, _, _ = self._learn(observation)
+        self._taken = state, torch.tensor([action_of(thetas[link], bounds) for link, bounds in self._bounds.items()])
+
+    def _learn(self, observation: Observation) -> tuple[Tensor, list[float], dict[str, float]]:
+        """The state, the links' ratios, and what is told of a decision taken in it."""
         loss = observation.train_loss if self._settings.every == "round" else observation.validation_loss
         rise = 0.0
         if loss is not None:
@@ -62,18 +83,7 @@ class Ddpg:
         # In the first epoch every sample is sent whatever the threshold: nothing to learn from.
         if self._taken is not None and observation.epoch >= 1:
             self.agent.learn(*self._taken, reward, state)
-        action = self.agent.act(state)
-        self._taken = state, action
-        seen = {"progress": observation.progress, "loss": self._loss, "rise": rise, "reward": reward}
-        return [
-            Decision(
-                link,
-                threshold(float(element), bounds),
-                f"action {float(element):+.3f} after {self.agent.remembered} transitions",
-                seen | {"ratio": ratio},
-            )
-            for element, ratio, (link, bounds) in zip(action, ratios, self._bounds.items(), strict=True)
-        ]
+        return state, ratios, {"progress": observation.progress, "loss": self._loss, "rise": rise, "reward": reward}
 
     def checkpoint(self) -> dict[str, Tensor]:
         return self.agent.tensors()
@@ -105,3 +115,10 @@ def threshold(action: float, bounds: Bounds) -> float:
     """Action in [-1, 1] -> theta between the bounds; equal steps of the action are equal factors of 1 - theta."""
     low, high = (math.log(max(1 - bound, CLOSEST)) for bound in (bounds.low, bounds.high))
     return 1 - math.exp(low + (high - low) * (action + 1) / 2)
+
+
+def action_of(theta: float, bounds: Bounds) -> float:
+    """The action whose threshold is the nearest to theta."""
+    low, high = (math.log(max(1 - bound, CLOSEST)) for bound in (bounds.low, bounds.high))
+    place = (math.log(max(1 - theta, CLOSEST)) - low) / (high - low) if high != low else 0.5
+    return min(1.0, max(-1.0, 2 * place - 1))
