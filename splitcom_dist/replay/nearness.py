@@ -41,10 +41,10 @@ class Nearness:
     def error(self, cosine: np.ndarray, reference: np.ndarray, now: np.ndarray, rescale: bool) -> np.ndarray:
         """||now - what stands for it|| / ||now|| (n,) at these cosines; with equal norms where none are logged."""
         if rescale:
-            return np.sqrt(np.clip(1 - cosine**2, 0, None))
+            return np.asarray(np.sqrt(np.clip(1 - cosine**2, 0, None)))
         ratio = self.visits.norm[reference] / self.visits.norm[now]
         ratio = np.where(np.isfinite(ratio), ratio, 1.0)
-        return np.sqrt(np.clip(1 + ratio**2 - 2 * ratio * cosine, 0, None))
+        return np.asarray(np.sqrt(np.clip(1 + ratio**2 - 2 * ratio * cosine, 0, None)))
 
 
 def nearness_of(visits: Visits, measured: bool = True) -> Nearness:
@@ -63,7 +63,7 @@ class Sketched:
         """Cosines (n,); 0 against zeros."""
         left, right = self._values[reference].astype(np.float64), self._values[now].astype(np.float64)
         norms = self._norms[reference] * self._norms[now].astype(np.float64)
-        return np.einsum("nk,nk->n", left, right) / np.maximum(norms, np.finfo(np.float64).tiny)
+        return np.asarray(np.einsum("nk,nk->n", left, right) / np.maximum(norms, np.finfo(np.float64).tiny))
 
 
 class Drifting:
@@ -80,4 +80,4 @@ class Drifting:
     def __call__(self, reference: np.ndarray, now: np.ndarray) -> np.ndarray:
         """Cosines (n,)."""
         error = np.abs(self._clock[now] - self._clock[reference]) ** (1 / self._exponent)
-        return 1 - error**2 / 2
+        return np.asarray(1 - error**2 / 2)

@@ -58,8 +58,8 @@ def packets_of(logs: RunLogs, link: str) -> Packets:
         named = max_manifest_bytes(1) // 2 if link == LINKS[0] else 0
         fixed = HEADER.size + rows["label"] + named * samples
     full = wire > HEADER.size
-    named = {name: rows[name].astype(np.int64) for name in ("step", "epoch", "client", "raw_real")}
-    return Packets(link, width, **named, tokens=tokens, samples=samples, wire=wire, sent=sent, fixed=fixed, full=full)
+    columns = {name: rows[name].astype(np.int64) for name in ("step", "epoch", "client", "raw_real")}
+    return Packets(link, width, **columns, tokens=tokens, samples=samples, wire=wire, sent=sent, fixed=fixed, full=full)
 
 
 def wire_bytes(packets: Packets, config: Config, sent: np.ndarray) -> np.ndarray:
@@ -82,4 +82,4 @@ def _section_bytes(
     position = quantizer.scale_bytes(1) + quantizer.symbol_bytes(1, width)
     pairs = zip(samples.tolist(), skipped.tolist(), strict=True)
     maps = np.array([modes_bytes(codec, count, left_out) for count, left_out in pairs], np.int64)
-    return maps + sent * position
+    return np.asarray(maps + sent * position)

@@ -71,17 +71,17 @@ def visits_of(logs: RunLogs, packets: Packets) -> Visits:
 
 def _names(rows: np.ndarray) -> np.ndarray:
     """A client's sample as one number: ids are below 2^32."""
-    return rows["client"].astype(np.int64) << 32 | rows["sample"]
+    return np.asarray(rows["client"].astype(np.int64) << 32 | rows["sample"])
 
 
 def _at(step: np.ndarray, client: np.ndarray) -> np.ndarray:
-    return step.astype(np.int64) << 24 | client.astype(np.int64)
+    return np.asarray(step.astype(np.int64) << 24 | client.astype(np.int64))
 
 
 def _index(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Where each value is, the last place of several; all must be there."""
     order = np.argsort(among, kind="stable")
-    return order[np.searchsorted(among[order], wanted, side="right") - 1]
+    return np.asarray(order[np.searchsorted(among[order], wanted, side="right") - 1])
 
 
 def _chain(who: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
