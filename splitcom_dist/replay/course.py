@@ -45,7 +45,6 @@ class Course:
         progress = (step + 1) / (self.steps_per_epoch * self.logs.config.train.epochs)
         if step < 0:
             return Observation(step, epoch, progress, self._validation_loss(step))
-        lr = self._lr(step)
         return Observation(
             step,
             epoch,
@@ -53,8 +52,8 @@ class Course:
             validation_loss=self._validation_loss(step),
             train_loss=self._train_loss(last, step),
             other_bytes=self._other_bytes(last, step, decisions),
-            lr=lr,
-            movement=lr * (step - last),
+            lr=self._lr(step),
+            movement=self._movement(last, step),
         )
 
     def _validation_loss(self, step: int) -> float | None:
@@ -73,6 +72,13 @@ class Course:
         rows = self.logs.adapter_rows
         own = rows[(rows[:, 0] > last) & (rows[:, 0] <= step), 1].sum()
         return int(own + (self.logs.other_bytes - rows[:, 1].sum()) / decisions)
+
+    def _movement(self, last: int, step: int) -> float:
+        """Summed over averages; as much as the learning rate where it was not logged."""
+        rows = self.logs.movements
+        if not len(rows):
+            return self._lr(step)
+        return float(rows[(rows[:, 0] > last) & (rows[:, 0] <= step), 1].sum())
 
     def _lr(self, step: int) -> float:
         """Of the step behind this one, as ranks report it; 0 behind the last."""

@@ -26,6 +26,7 @@ class RunLogs:
     evaluations: np.ndarray
     train: np.ndarray
     adapter_rows: np.ndarray  # (n, 2) int64: step and bytes of every averaging and sum of gradients
+    movements: np.ndarray  # (n, 2): step and norm of every change of the averaged adapter; none in older logs
     other_bytes: int  # adapters, reports and verdicts of the whole run
     resyncs: int
 
@@ -37,9 +38,11 @@ def read_logs(path: Path) -> RunLogs:
             raise UserError(f"{path}: no {part}; give the directory of a finished run")
     file = path / "run.h5"
     traffic = read(file, "traffic")
-    rows = [
-        np.stack([table["step"], table["bytes"]], axis=1) for table in (read(file, "rounds"), read(file, "gradients"))
-    ]
+    rounds, gradients = read(file, "rounds"), read(file, "gradients")
+    rows = [np.stack([table["step"], table["bytes"]], axis=1) for table in (rounds, gradients)]
+    moves = np.zeros((0, 2))
+    if "movement" in (rounds.dtype.names or ()):  # logs before version 5 have no such column
+        moves = np.stack([rounds["step"], rounds["movement"]], axis=1)
     return RunLogs(
         path=path,
         config=load_config([path / "config.yaml"]),
@@ -50,6 +53,7 @@ def read_logs(path: Path) -> RunLogs:
         evaluations=read(file, "eval"),
         train=read(file, "train"),
         adapter_rows=np.concatenate(rows).astype(np.int64),
+        movements=moves[~np.isnan(moves[:, 1])],
         other_bytes=_other_bytes(path / "telemetry"),
         resyncs=int(np.count_nonzero(read(file, "events")["kind"] == b"resync")),
     )

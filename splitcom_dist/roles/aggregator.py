@@ -154,8 +154,9 @@ class AggregatorRole:
         if weight:  # else nobody who is left has trained since the last one
             unflatten_into(self.ranks.kept(mean, before), self.whole.of_clients)
         self.context.ledger.adapters(size)
-        epoch = self.context.schedule.epoch_of(step)
-        record_round(self.context.log, step, epoch, 0, weight, size, time.perf_counter() - started)
+        epoch, seconds = self.context.schedule.epoch_of(step), time.perf_counter() - started
+        movement = float(torch.linalg.vector_norm(flatten(self.whole.of_clients) - before))
+        record_round(self.context.log, step, epoch, 0, weight, size, seconds, movement)
 
     def collect_server_adapter(self, step: int) -> None:
         """Receive the adapter of the body from the first server; all hold the same one."""

@@ -1,6 +1,7 @@
 """From what a role did to rows of the log, table by table (see schema.py)."""
 
 import json
+import math
 import time
 
 import torch
@@ -75,9 +76,17 @@ def record_event(log: RankLog, step: int, kind: str, text: str) -> None:
 
 
 def record_round(
-    log: RankLog, step: int, epoch: int, participants: int, weight: float, size: int, seconds: float
+    log: RankLog,
+    step: int,
+    epoch: int,
+    participants: int,
+    weight: float,
+    size: int,
+    seconds: float,
+    movement: float = math.nan,
 ) -> None:
-    """One averaging as this rank saw it: its own logical clients, the total weight, the bytes it handed over."""
+    """One averaging as this rank saw it: its own logical clients, the total weight, the bytes it handed over, and, if
+    it knows, how far the average has moved."""
     log.append(
         "rounds",
         step=step,
@@ -86,6 +95,7 @@ def record_round(
         weight=weight,
         bytes=size,
         seconds=seconds,
+        movement=movement,
     )
 
 

@@ -140,6 +140,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("weight", "f8", "count", "target tokens behind the whole average"),
         Column("bytes", "i8", "byte", "adapter bytes this rank handed to the transport"),
         Column("seconds", "f4", "s", "duration"),
+        Column("movement", "f8", "1", "Euclidean norm of the average's change; NaN but where the aggregator logs it"),
     ),
     "gradients": (
         STEP,

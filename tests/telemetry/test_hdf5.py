@@ -21,7 +21,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def row(step: int) -> dict[str, float]:
-    return {"step": step, "epoch": 0, "participants": 2, "weight": 7.5, "bytes": 100, "seconds": 0.5}
+    return {"step": step, "epoch": 0, "participants": 2, "weight": 7.5, "bytes": 100, "seconds": 0.5, "movement": 0.1}
 
 
 def open_log(folder: Path, rank: int = 0) -> RankLog:

@@ -17,8 +17,8 @@ def run(tmp_path: Path) -> Path:
     for rank in range(2):
         with RankLog(tmp_path / f"rank_{rank:05d}.h5", rank=rank, role="client", config="") as log:
             for step in range(2500):
-                values = {"epoch": 0, "participants": 2, "weight": 7.5, "bytes": 100 + rank, "seconds": 0.5}
-                log.append("rounds", step=step, **values)
+                values = {"epoch": 0, "participants": 2, "weight": 7.5, "bytes": 100 + rank}
+                log.append("rounds", step=step, seconds=0.5, movement=0.1, **values)
     assert not join(tmp_path, tmp_path / "run.h5", 2)
     return tmp_path / "run.h5"
 
