@@ -4,11 +4,13 @@ From count sketches of k values a cosine has the error (1 - rho^2) / sqrt(k). Wi
 the run's own references are known; between other visits of a sample lies then what its drift over time makes likely.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
+from splitcom_dist.config.schema import LinkCodecConfig
 from splitcom_dist.replay.visits import Visits
 
 EXPONENT = 2.0  # errors add up like steps of a random walk: squared
@@ -22,20 +24,20 @@ class Estimate(Protocol):
 
 @dataclass(frozen=True)
 class Nearness:
-    """What a gate compares. Without `measured` everything is estimated, which tells how good the estimate is."""
+    """What the gate of a link compares; `known` are the columns of Visits that are taken as they are."""
 
     visits: Visits
     estimate: Estimate
-    measured: bool = True
+    known: Mapping[str, str] = field(default_factory=lambda: {"previous_cosine": "previous", "cosine": "reference"})
+    shrink: float = 1.0  # of 1 - cosine, where a gate compares with references that it has rescaled
 
     def cosine(self, reference: np.ndarray, now: np.ndarray) -> np.ndarray:
         """Of visits `now` (n,) to visits `reference` (n,), float64."""
-        cosine = self.estimate(reference, now)
-        if self.measured:
-            for other, known in (("previous", "previous_cosine"), ("reference", "cosine")):
-                told = getattr(self.visits, known)[now]
-                use = (getattr(self.visits, other)[now] == reference) & ~np.isnan(told)
-                cosine[use] = told[use]
+        cosine = 1 - self.shrink * (1 - self.estimate(reference, now))
+        for column, other in self.known.items():
+            told = getattr(self.visits, column)[now]
+            use = (getattr(self.visits, other)[now] == reference) & ~np.isnan(told)
+            cosine[use] = told[use]
         return cosine
 
     def error(self, cosine: np.ndarray, reference: np.ndarray, now: np.ndarray, rescale: bool) -> np.ndarray:
@@ -47,9 +49,25 @@ class Nearness:
         return np.asarray(np.sqrt(np.clip(1 + ratio**2 - 2 * ratio * cosine, 0, None)))
 
 
-def nearness_of(visits: Visits, measured: bool = True) -> Nearness:
+def nearness_of(visits: Visits) -> Nearness:
     """By sketches if there are any."""
-    return Nearness(visits, Sketched(visits) if visits.values.shape[1] else Drifting(visits), measured)
+    return Nearness(visits, Sketched(visits) if visits.values.shape[1] else Drifting(visits))
+
+
+def judged_by(nearness: Nearness, logged: LinkCodecConfig, wanted: LinkCodecConfig) -> Nearness:
+    """The same as the gate of `wanted` would see it, in logs made with `logged`.
+
+    A gate that rescales compares with references that are nearer than any visit was; by how much is taken from what
+    it saw itself.
+    """
+    seen = {"cosine": "reference"} if logged.rescale == wanted.rescale else {}
+    if not wanted.rescale:
+        return replace(nearness, known={"previous_cosine": "previous", **seen})
+    visits = nearness.visits
+    rows = np.flatnonzero(~np.isnan(visits.cosine) & (visits.reference >= 0))
+    apart = float((1 - nearness.estimate(visits.reference[rows], rows)).sum())
+    shrink = float((1 - visits.cosine[rows]).sum()) / apart if apart > 0 else 1.0
+    return replace(nearness, known=seen, shrink=shrink)
 
 
 class Sketched:

@@ -11,6 +11,7 @@ from splitcom_dist.control.controller import Decision, Observation
 from splitcom_dist.links import LINK_CODES
 from splitcom_dist.replay.gate import GateReplay, LinkBytes, mean_squared_error
 from splitcom_dist.replay.logs import RunLogs
+from splitcom_dist.replay.nearness import judged_by
 from splitcom_dist.replay.recording import Recording
 from splitcom_dist.replay.scope import check_link, is_kept
 
@@ -119,5 +120,6 @@ def _gates(recording: Recording, config: Config, measured: bool) -> dict[str, Ga
         check_link(link, logged, wanted, recording.is_sketched)
         if is_kept(logged, wanted):
             packets = replace(packets, full=np.zeros(len(packets.step), bool))
-        gates[link] = GateReplay(packets, replace(nearness, measured=measured), config)
+        nearness = judged_by(nearness, logged, wanted)
+        gates[link] = GateReplay(packets, nearness if measured else replace(nearness, known={}), config)
     return gates

@@ -30,7 +30,11 @@ class Recording:
 
 def open_recording(path: Path) -> Recording:
     """Of a run directory. Raises UserError if there are no logs of a finished run."""
-    logs = read_logs(path)
+    return recording_of(read_logs(path))
+
+
+def recording_of(logs: RunLogs) -> Recording:
+    """Of logs that have been read."""
     links = {}
     for link in links_of(logs.config.model.tail_layers):
         packets = packets_of(logs, link)

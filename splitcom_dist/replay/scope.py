@@ -23,6 +23,10 @@ def check_link(link: str, logged: LinkCodecConfig, wanted: LinkCodecConfig, sket
         )
     if logged.gate in ("once", "never"):
         raise UserError(f"{name}.gate={logged.gate} in the logs: the run has computed no values there to replay")
+    if wanted.rescale and not logged.rescale:
+        raise UserError(f"{name}.rescale: the run has not logged how near rescaled references are; replay without it")
+    if logged.rescale and not wanted.rescale and not sketched:
+        raise UserError(f"{name}.rescale: the run logged similarities to rescaled references alone; replay with it")
     if wanted.gate == "cosine" and logged.gate != "cosine" and not sketched:
         raise UserError(
             f"{name}.gate={logged.gate} in the logs, and no sketches: nothing tells how near its samples came to "
