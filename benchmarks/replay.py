@@ -54,12 +54,8 @@ CASES = [
     theta(0.9, 0.7),
     theta(0.95, 0.8),
     theta(0.99, 0.98),
-    theta(0.995, 0.99),
     Case("bang_bang", ("control.name=bang_bang", *CONTROL), controllers=("bang_bang",)),
     Case("ddpg", ("control.name=ddpg", *CONTROL), controllers=("ddpg",)),
-    Case(
-        "byte_budget", ("control.name=byte_budget", *CONTROL, "control.byte_budget.megabytes=30"), (), ("byte_budget",)
-    ),
 ]
 LOGS = ("gates, sketches", "gates, no sketches", "FP16, sketches")
 
@@ -68,10 +64,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where run directories are kept")
     folder = parser.parse_args().runs.resolve()
+    plain = open_recording(trained(folder / "fp16", [PLAIN]))
     real = {case: own(trained(folder / slug(case.name), [GATED, *case.changes])) for case in CASES}
     gated = real[CASES[0]].recording
     bare = recording_of(replace(gated.logs, sketch=gated.logs.sketch[:0]))
-    plain = open_recording(trained(folder / "fp16", [PLAIN]))
     replays = {
         name: {case: replayed(log, case) for case in CASES}
         for name, log in zip(LOGS, (gated, bare, plain), strict=True)

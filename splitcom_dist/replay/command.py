@@ -43,9 +43,9 @@ def replay(options: argparse.Namespace) -> int:
     from splitcom_dist.run_directory import save_tensors
 
     choices = Choices(*(names(f"--{name}", getattr(options, name)) for name in ("gate", "theta", "controller")))
+    recordings = [open_recording(run) for run in runs]
     configs = [load_changed(run, overrides) for run in runs]
     settings = [choices.settings(config, options.train) for config in configs]
-    recordings = [open_recording(run) for run in runs]
     if options.train is not None:
         learners = [choices.learner(config) for config in configs]
         save_tensors(options.train, train_policy(recordings, learners, options.episodes, options.stale_price))
