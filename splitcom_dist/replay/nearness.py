@@ -30,6 +30,7 @@ class Nearness:
     estimate: Estimate
     known: Mapping[str, str] = field(default_factory=lambda: {"previous_cosine": "previous", "cosine": "reference"})
     shrink: float = 1.0  # of 1 - cosine, where a gate compares with references that it has rescaled
+    drift: float = 1.0  # of every 1 - cosine: what if values had moved faster or slower than in the run
 
     def cosine(self, reference: np.ndarray, now: np.ndarray) -> np.ndarray:
         """Of visits `now` (n,) to visits `reference` (n,), float64."""
@@ -38,7 +39,7 @@ class Nearness:
             told = getattr(self.visits, column)[now]
             use = (getattr(self.visits, other)[now] == reference) & ~np.isnan(told)
             cosine[use] = told[use]
-        return cosine
+        return np.asarray(1 - self.drift * (1 - cosine)) if self.drift != 1 else cosine
 
     def error(self, cosine: np.ndarray, reference: np.ndarray, now: np.ndarray, rescale: bool) -> np.ndarray:
         """||now - what stands for it|| / ||now|| (n,) at these cosines; with equal norms where none are logged."""

@@ -77,13 +77,15 @@ def play(
     *,
     measured: bool = True,
     price: StalePrice | None = None,
+    drift: float = 1.0,
 ) -> Outcome:
     """The whole run with the codec of `config`, thresholds by `controller`, which is asked at the times of `config`.
 
     Without `measured`, similarities that the run's own gate saw are estimated too; without a `price`, losses are those
-    of the run. Raises UserError for a codec that cannot be replayed.
+    of the run. `drift` multiplies every 1 - cosine: as if values had moved so much further. Raises UserError for a
+    codec that cannot be replayed.
     """
-    gates = _gates(recording, config, measured)
+    gates = _gates(recording, config, measured, drift)
     thetas = _run(recording, config, controller, gates, price)
     whole = {link: gate.between(0, recording.course.steps) for link, gate in gates.items()}
     return Outcome(whole, thetas, recording.logs.other_bytes)
@@ -113,13 +115,13 @@ def _run(
     return told
 
 
-def _gates(recording: Recording, config: Config, measured: bool) -> dict[str, GateReplay]:
+def _gates(recording: Recording, config: Config, measured: bool, drift: float = 1.0) -> dict[str, GateReplay]:
     gates = {}
     for link, (packets, nearness) in recording.links.items():
         logged, wanted = getattr(recording.logs.config.codec, link), getattr(config.codec, link)
         check_link(link, logged, wanted, recording.is_sketched)
         if is_kept(logged, wanted):
             packets = replace(packets, full=np.zeros(len(packets.step), bool))
-        nearness = judged_by(nearness, logged, wanted)
+        nearness = replace(judged_by(nearness, logged, wanted), drift=drift)
         gates[link] = GateReplay(packets, nearness if measured else replace(nearness, known={}), config)
     return gates

@@ -9,6 +9,8 @@ from splitcom_dist.replay.play import AsLogged, Outcome, StalePrice, play
 from splitcom_dist.replay.recording import Recording
 from splitcom_dist.replay.settings import Setting
 
+DRIFTS = 0.5, 2.0  # of 1 - cosine: about what other thresholds did to it in benchmarks/results/replay.md
+
 
 @dataclass(frozen=True)
 class Report:
@@ -18,6 +20,7 @@ class Report:
     own: Outcome
     estimated: Outcome
     outcomes: Mapping[str, Outcome]
+    ranges: Mapping[str, tuple[Outcome, Outcome]]  # the same, had values drifted half and twice as far
     nats: float = 0.0  # of a StalePrice
 
     @property
@@ -29,14 +32,16 @@ class Report:
 def compare(recording: Recording, settings: Sequence[Setting], nats: float = 0.0) -> Report:
     """Play every setting; `nats` is a StalePrice. Raises UserError for one that cannot be played."""
     own, price = recording.logs.config, StalePrice(recording, nats) if nats else None
+
+    def played(setting: Setting, drift: float) -> Outcome:
+        return play(recording, setting.config, make_controller(setting.config), price=price, drift=drift)
+
     return Report(
         recording,
         own=play(recording, own, AsLogged(recording.logs)),
         estimated=play(recording, own, AsLogged(recording.logs), measured=False),
-        outcomes={
-            setting.name: play(recording, setting.config, make_controller(setting.config), price=price)
-            for setting in settings
-        },
+        outcomes={setting.name: played(setting, 1.0) for setting in settings},
+        ranges={setting.name: (played(setting, DRIFTS[0]), played(setting, DRIFTS[1])) for setting in settings},
         nats=nats,
     )
 
@@ -50,6 +55,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "own_thresholds": _outcome(report.own),
         "own_thresholds_estimated": _outcome(report.estimated),
         "settings": {name: _outcome(outcome) for name, outcome in report.outcomes.items()},
+        "half_and_double_drift": {name: [_outcome(each) for each in ends] for name, ends in report.ranges.items()},
     }
 
 

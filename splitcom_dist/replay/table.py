@@ -1,6 +1,6 @@
 """Replayed settings beside the run itself, as a table for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -18,19 +18,23 @@ def print_report(report: Report, console: Console) -> None:
         box=None, pad_edge=False, header_style="dim", title_justify="left", title=str(report.recording.logs.path)
     )
     table.add_column("setting", no_wrap=True)
-    for header in ("theta", "sent", "bytes", "against the run", "stale error"):
+    for header in ("theta", "sent", "bytes", "half to double drift", "against the run", "stale error"):
         table.add_column(header, justify="right", no_wrap=True)
+    table.add_row("the run itself", "", "", megabytes(report.wire_bytes), style="bold")
     logged = report.recording.link_bytes
-    for name, outcome in {"the run itself": report.own, **report.outcomes}.items():
-        total = outcome.wire_bytes if outcome is not report.own else report.wire_bytes
-        against = "" if outcome is report.own else change(total, report.wire_bytes)
-        table.add_row(name, "", "", megabytes(total), against, "", style="bold")
+    for link, part in report.own.links.items():
+        theta, sent = _figures(report.own, link, part)
+        table.add_row(f"  {link}", theta, sent, megabytes(logged[link]), "", "", _error(part), style="dim")
+    for name, outcome in report.outcomes.items():
+        ends, size = report.ranges[name], outcome.wire_bytes
+        span = _span(end.wire_bytes for end in ends)
+        table.add_row(name, "", "", megabytes(size), span, change(size, report.wire_bytes), style="bold")
         for link, part in outcome.links.items():
-            size = logged[link] if outcome is report.own else part.wire_bytes
-            against = "" if outcome is report.own else change(size, logged[link])
-            table.add_row(
-                f"  {link}", *_figures(outcome, link, part), megabytes(size), against, _error(part), style="dim"
-            )
+            theta, sent = _figures(outcome, link, part)
+            size = part.wire_bytes
+            span = _span(end.links[link].wire_bytes for end in ends)
+            figures = theta, sent, megabytes(size), span, change(size, logged[link]), _error(part)
+            table.add_row(f"  {link}", *figures, style="dim")
     console.width = max(console.width, console.measure(table, options=console.options.update(max_width=9999)).maximum)
     console.print(table)  # never cut: a figure without its end says nothing
     for line in notes(report):
@@ -46,6 +50,8 @@ def notes(report: Report) -> Sequence[str]:
         + (f"{alone}." if report.recording.is_sketched else "."),
         "Stale error: root mean square over all positions of ||now - what the other end uses|| / ||now||, quantization "
         "left out.",
+        "Half to double drift: the same, had every 1 - cosine been half or twice as large. Thresholds change how far "
+        "values drift, and a replay cannot know; where the two ends are far apart, it stands on an edge.",
         "Activations, gradients and losses are those of the run: quality does not respond in a replay, and controllers "
         + (
             f"met the logged losses plus {report.nats:g} nats a unit of mean squared stale error beyond the run's."
@@ -61,6 +67,10 @@ def notes(report: Report) -> Sequence[str]:
     if logs.resyncs:
         lines.append(f"{logs.resyncs} resyncs in the run: references it dropped there are kept in a replay.")
     return lines
+
+
+def _span(sizes: Iterable[int]) -> str:
+    return " to ".join(megabytes(size) for size in sorted(sizes))
 
 
 def _off(outcome: Outcome, report: Report) -> str:

@@ -36,6 +36,10 @@ def test_the_table_and_the_json_tell_the_same(run: Path, capsys: pytest.CaptureF
         share = 100 * (outcome["wire_bytes"] / told["logged"]["wire_bytes"] - 1)
         assert any(name in line and f"{share:+.1f} %" in line for line in table.splitlines()), name
     assert "…" not in table and "quality does not respond" in table
+    for name, (half, double) in told["half_and_double_drift"].items():
+        sizes = (half["wire_bytes"], told["settings"][name]["wire_bytes"], double["wire_bytes"])
+        assert name in ("bang_bang", "ddpg") or sizes == tuple(sorted(sizes)), name
+    assert half["wire_bytes"] < double["wire_bytes"]
     assert told["own_thresholds"]["wire_bytes"] == told["logged"]["wire_bytes"]
     assert told["settings"]["theta 0.99/0.9"]["links"]["down_gradient"]["theta"][0] == 0.9
 
