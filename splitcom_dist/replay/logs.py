@@ -1,5 +1,6 @@
 """The logs of one run as a replay reads them."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def read_logs(path: Path) -> RunLogs:
         train=read(file, "train"),
         adapter_rows=np.concatenate(rows).astype(np.int64),
         movements=moves[~np.isnan(moves[:, 1])],
-        other_bytes=_other_bytes(path / "telemetry"),
+        other_bytes=_other_bytes(path),
         resyncs=int(np.count_nonzero(read(file, "events")["kind"] == b"resync")),
     )
 
@@ -65,7 +66,10 @@ def _sketches(file: Path) -> np.ndarray:
     return read(file, "sketch") if is_there else np.zeros(0, [("link", "i1")])
 
 
-def _other_bytes(telemetry: Path) -> int:
-    totals = [read_kept(file)[1] for file in sorted(telemetry.glob("rank_*.h5"))]
+def _other_bytes(run: Path) -> int:
+    if (run / "summary.json").is_file():
+        told = json.loads((run / "summary.json").read_text())
+        return int(told["adapter_bytes"] + told["control_bytes"])
+    totals = [read_kept(file)[1] for file in sorted((run / "telemetry").glob("rank_*.h5"))]
     others = [named_totals(torch.from_numpy(values))[1] for values in totals if len(values)]
     return sum(told["adapter_bytes"] + told["control_bytes"] for told in others)
