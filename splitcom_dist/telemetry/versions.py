@@ -27,6 +27,8 @@ ADDITIONS = (
     Addition(3, "traffic", "n_C", 0, "0: there were no such frames"),
     Addition(4, "gradients", "", None, "no rows: there was one server"),
     Addition(5, "kept", "", None, "row counts are those of the tables' attribute `rows`; totals are not known"),
+    Addition(6, "sketch", "", None, "no rows: sketches were not logged"),
+    Addition(6, "rounds", "movement", np.nan, "NaN: not known"),
 )
 
 

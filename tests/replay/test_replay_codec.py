@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from logged_run import logged_run
+from replayable_run import replayable_run
 
 from splitcom_dist.links import LINK_CODES
 from splitcom_dist.replay.play import AsLogged, Outcome, play
@@ -23,7 +23,7 @@ Runs = Callable[..., Path]
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """The directory of a run with these settings, made once."""
-    return cache(lambda *settings: logged_run(tmp_path_factory.mktemp("runs") / "run", *settings))
+    return cache(lambda *settings: replayable_run(tmp_path_factory.mktemp("runs") / "run", *settings))
 
 
 def of_run(run: Path) -> Outcome:

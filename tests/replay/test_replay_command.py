@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from logged_run import logged_run
+from replayable_run import replayable_run
 from safetensors.torch import load_file
 
 from splitcom_dist.cli import main
@@ -22,7 +22,7 @@ CONTROL += ["control.ddpg.updates=4"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return logged_run(tmp_path_factory.mktemp("logged") / "run", ALL, SKETCHED)
+    return replayable_run(tmp_path_factory.mktemp("logged") / "run", ALL, SKETCHED)
 
 
 def test_the_table_and_the_json_tell_the_same(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_what_cannot_be_replayed_is_told_in_one_line(
 
 
 def test_runs_without_a_gate_or_logs_say_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plain = logged_run(tmp_path / "plain", "codec=fp16")
+    plain = replayable_run(tmp_path / "plain", "codec=fp16")
     for arguments, told in (
         (["--theta", "0.9"], "add --gate cosine"),
         (["--gate", "cosine"], "log them with telemetry.sketch=256"),

@@ -33,7 +33,7 @@ SPEED = {"up_activation": 0.12, "down_activation": 0.1, "up_gradient": 0.3, "dow
 ROUND = 2
 
 
-def logged_run(folder: Path, *settings: str) -> Path:
+def replayable_run(folder: Path, *settings: str) -> Path:
     """A run directory; what crosses depends on the codec and control of `settings`, what there is to cross does not."""
     common = ["roles.client_ranks=1", f"fed.clients={len(SHARDS)}", f"fed.every={ROUND}", f"train.epochs={EPOCHS}"]
     common += ["train.batch_size=4", f"data.max_length={MAX_LENGTH}"]
