@@ -56,7 +56,7 @@ def write_run(root: Path, *, finished: bool = True, seed: int = 0, settings: tup
         if step % STEPS == STEPS - 1:
             for rank in (0, 1, 3):
                 row = {"step": step, "epoch": epoch, "participants": int(rank < 2), "weight": 10.0}
-                logs[rank].append("rounds", **row, bytes=1000, seconds=0.05)
+                logs[rank].append("rounds", **row, bytes=1000, seconds=0.05, movement=0.1)
                 others[rank, 1] += 1000
             others[2, 1] += 500  # for the evaluation: counted, in no row
             logs[3].append("eval", **evaluation(step, epoch))

@@ -67,7 +67,9 @@ class Run:
             self.logs[client].append("traffic", step=step, epoch=step // 5, client=client, link=0, side=0, **packet)
         self.wire += 1_000_000
         self.logs[2].append("train", client=-1, loss=5.0 - step / 10, seconds=0.4, wait=0.1, **row)
-        self.logs[3].append("rounds", step=step, epoch=0, participants=2, weight=1.0, bytes=10, seconds=0.0)
+        self.logs[3].append(
+            "rounds", step=step, epoch=0, participants=2, weight=1.0, bytes=10, seconds=0.0, movement=0.1
+        )
         self.flush()
 
     def flush(self) -> None:
