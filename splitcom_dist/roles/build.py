@@ -21,7 +21,8 @@ from splitcom_dist.presence.service import Service
 from splitcom_dist.roles.aggregator import AggregatorRole, WholeModel
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
-from splitcom_dist.roles.flows import Incoming, Outgoing
+from splitcom_dist.roles.flows.incoming import Incoming
+from splitcom_dist.roles.flows.outgoing import Outgoing
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.mean_share import MeanShare
 from splitcom_dist.roles.roster import Member, Roster

@@ -22,7 +22,7 @@ from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.presence.comeback import Attendance, ask_for_welcome
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.cut_moves import Blocks, move_own, tell_measures
-from splitcom_dist.roles.flows import Packet
+from splitcom_dist.roles.flows.incoming import Packet
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.mean_share import MeanShare
 from splitcom_dist.roles.pace import Pace

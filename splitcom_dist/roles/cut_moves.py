@@ -16,7 +16,8 @@ from splitcom_dist.comm.circle import Ring
 from splitcom_dist.cuts.measured import Measures, joined
 from splitcom_dist.cuts.policy import Move, Policy, decide
 from splitcom_dist.roles.context import Context
-from splitcom_dist.roles.flows import Incoming, Outgoing
+from splitcom_dist.roles.flows.incoming import Incoming
+from splitcom_dist.roles.flows.outgoing import Outgoing
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.served_client import ServedClient

@@ -11,7 +11,9 @@ from splitcom_dist.codec.prefix import PrefixTree
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.lora import flatten, unflatten_into
-from splitcom_dist.roles.flows import Incoming, Outgoing, close_all
+from splitcom_dist.roles.flows.ends import close_all
+from splitcom_dist.roles.flows.incoming import Incoming
+from splitcom_dist.roles.flows.outgoing import Outgoing
 from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.training import AdapterOptimizer
 

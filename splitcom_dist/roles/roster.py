@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from splitcom_dist.errors import UserError
-from splitcom_dist.roles.flows import Outgoing
+from splitcom_dist.roles.flows.outgoing import Outgoing
 from splitcom_dist.run_directory import save_tensors
 from splitcom_dist.state import State, Stateful, facts, read_facts
 

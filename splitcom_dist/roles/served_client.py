@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from splitcom_dist.codec.labels import LabelCache
 from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.comm.link import Edge
-from splitcom_dist.roles.flows import Incoming, Outgoing, close_all
+from splitcom_dist.roles.flows.ends import close_all
+from splitcom_dist.roles.flows.incoming import Incoming
+from splitcom_dist.roles.flows.outgoing import Outgoing
 from splitcom_dist.state import State, Stateful, gathered, spread
 
 

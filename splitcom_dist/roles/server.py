@@ -27,7 +27,7 @@ from splitcom_dist.presence.service import Service
 from splitcom_dist.roles.body import make_body
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.cut_moves import move_served, tell_measures
-from splitcom_dist.roles.flows import Packet
+from splitcom_dist.roles.flows.incoming import Packet
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.shared_blocks import SharedBlocks

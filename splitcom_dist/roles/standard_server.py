@@ -10,7 +10,7 @@ from splitcom_dist.comm.portions import Portion
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.loss import check_finite
 from splitcom_dist.roles.body import WholeBody
-from splitcom_dist.roles.flows import Packet
+from splitcom_dist.roles.flows.incoming import Packet
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.server import ServerRole, Turn
 

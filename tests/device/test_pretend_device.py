@@ -14,7 +14,7 @@ import pytest
 TESTS = Path(__file__).resolve().parent.parent
 Visits = list[dict[str, dict[str, list[str]]]]
 
-ROWS = ["roles/flows.py _where_it_encodes"]  # to a codec on the host
+ROWS = ["roles/flows/outgoing.py _where_it_encodes"]  # to a codec on the host
 PACKET = ["codec/gated/ends.py _crossing"]  # scales and symbols to a transport on the host
 CHECK = ["codec/checksum.py checksum"]  # of a payload that stays on its device: 8 bytes
 MARKS = ["codec/checksum.py row_checksums"]  # of its samples, where both ends keep references
