@@ -87,10 +87,8 @@ def move_served(
             if move.new > move.old:
                 client.outgoing["down_gradient"].hand_over(step, optimizer.moments(parameters))
             else:
-                weight, moments = (
-                    context.schedule.shard_sizes[move.client],
-                    client.incoming["up_activation"].take_over(step, elements),
-                )
+                weight = context.schedule.shard_sizes[move.client]
+                moments = client.incoming["up_activation"].take_over(step, elements)
                 for block, own in zip(move.blocks, moments.split([sizes[block] for block in move.blocks]), strict=True):
                     if own.any():  # else the client has not trained it yet
                         sums[block] += weight * torch.cat([own, torch.ones(1)])

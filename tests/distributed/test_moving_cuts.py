@@ -143,7 +143,8 @@ def test_servers_go_on_alike_from_what_their_clients_hand_over(model_folders: di
     assert_same_adapters(tmp_path / "1", tmp_path / "2")
 
 
-@pytest.mark.parametrize("extra", [[], pytest.param(["fed.resident=1", "codec=video"], marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("extra", [[], ["fed.resident=1", "codec=video"]])
 def test_a_run_whose_cuts_move_goes_on_exactly_after_a_stop(
     extra: list[str], model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -157,7 +158,8 @@ def test_a_run_whose_cuts_move_goes_on_exactly_after_a_stop(
     check_same(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("policy", ["splitft", pytest.param("balance_time", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("policy", ["splitft", "balance_time"])
 def test_a_slow_client_trains_fewer_blocks_than_a_fast_one(
     policy: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
