@@ -9,13 +9,14 @@ import h5py
 import numpy as np
 import pytest
 
+from splitcom_dist.config.files import load_config, to_yaml
 from splitcom_dist.telemetry.hdf5 import KEPT, RankLog
 from splitcom_dist.telemetry.schema import TABLES, row_dtype
 
 GIGABYTES = 2.0  # of logs, at least
 LIMIT = 2 << 30  # resident bytes at most; what a block takes does not depend on how many there are
 EPOCHS, CLIENTS, K = 40, 8, 256
-CONFIG = f"model: {{cut_layer: 2}}\ntrain: {{epochs: {EPOCHS}}}\ncodec: {{name: splitcom}}\n"
+CONFIG = to_yaml(load_config([], ["codec=splitcom", f"train.epochs={EPOCHS}", f"telemetry.sketch={K}"]))
 
 
 def write_large(root: Path) -> int:
