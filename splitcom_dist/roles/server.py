@@ -153,7 +153,8 @@ class ServerRole(ABC):
             self.measures.add(turn.client, measured)
         if self.speaks_for_all:
             seconds = time.perf_counter() - started - waited
-            self.book(Turn(SERVER, totals.loss, totals.tokens, totals.targets, seconds, waited), step, lr)
+            together = Turn(SERVER, totals.loss, totals.tokens, totals.targets, seconds, waited=waited)
+            self.book(together, step, lr)
             epoch = self.context.schedule.epoch_of(step)
             self.progress.step(step, epoch, totals.loss / totals.targets, totals.tokens, totals.crossed_bytes)
 

@@ -99,7 +99,7 @@ class StandardServerRole(ServerRole):
                 client.incoming["up_activation"].spare(step, visit)
                 client.outgoing["down_gradient"].spare(step, visit)
         seconds = arrival.seconds + computing + time.perf_counter() - started
-        return Turn(client.number, loss, len(arrival.batch.rows), count, seconds, computing, arrival.waited)
+        return Turn(client.number, loss, len(arrival.batch.rows), count, seconds, computing, waited=arrival.waited)
 
     def targets(self, client: ServedClient, packet: Packet) -> list[Tensor]:
         """Target ids a sample, from the packet or from an earlier visit."""

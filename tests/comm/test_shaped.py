@@ -136,6 +136,7 @@ def test_averaging_takes_the_way_up_and_down() -> None:
     assert time.perf_counter() - started < 0.8
 
 
+@pytest.mark.long
 def test_a_shaped_run_trains_the_same_and_takes_the_time_that_its_bytes_need(
     model_folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -138,8 +138,14 @@ def run(model: Path, folder: Path, tail_layers: int, codec: str) -> dict[str, in
     return found
 
 
-@pytest.mark.parametrize("codec", ["none", "splitcom_all_int8", "video"])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("family", "codec"),
+    [
+        pytest.param(family, codec, marks=[] if (family, codec) == ("llama", "splitcom_all_int8") else pytest.mark.long)
+        for family in ("gpt2", "llama")
+        for codec in ("none", "splitcom_all_int8", "video")
+    ],
+)
 def test_no_token_and_no_label_reaches_the_server_of_the_u_shape(
     family: str, codec: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -101,7 +101,7 @@ def go_on(model: Path, out: Path, settings: list[str]) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    "case", [case if case in ("splitcom", "u_video") else pytest.param(case, marks=pytest.mark.long) for case in CASES]
+    "case", [case if case == "splitcom" else pytest.param(case, marks=pytest.mark.long) for case in CASES]
 )
 def test_a_run_that_was_stopped_goes_on_exactly(case: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
     model, settings = model_folders["gpt2"], [*CASES[case], "resume=auto"]

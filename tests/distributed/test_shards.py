@@ -124,7 +124,7 @@ def assert_same(runs: list[Path], tail: int = 0) -> None:
     ("family", "clients", "optimizer"),
     [
         ("gpt2", 3, "sgd"),
-        ("llama", 1, "adamw"),
+        pytest.param("llama", 1, "adamw", marks=pytest.mark.long),
         pytest.param("gpt2", 1, "adamw", marks=pytest.mark.long),
         pytest.param("llama", 3, "sgd", marks=pytest.mark.long),
     ],
@@ -221,6 +221,7 @@ def wide_model(like: Path, folder: Path, width: int) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_each_shard_keeps_its_part_of_the_weights_only(model_folders: dict[str, Path], tmp_path: Path) -> None:
     """Weights that a forward or a backward brought together are gone behind it."""
     model = wide_model(model_folders["llama"], tmp_path / "wide", 256)

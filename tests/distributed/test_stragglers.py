@@ -60,6 +60,7 @@ def check_absences(out: Path) -> int:
     return left_out
 
 
+@pytest.mark.long
 def test_waiting_for_a_slow_client_changes_nothing_but_time(model_folders: dict[str, Path], tmp_path: Path) -> None:
     model, settings = model_folders["gpt2"], ["codec=splitcom"]
     for name, more in (
@@ -84,7 +85,7 @@ def test_waiting_for_a_slow_client_changes_nothing_but_time(model_folders: dict[
     "settings",
     [
         ["codec=splitcom"],
-        ["codec=video", "shape=u_shape"],
+        pytest.param(["codec=video", "shape=u_shape"], marks=pytest.mark.long),
         pytest.param(["codec=video", "roles.server_ranks=2", "fed.adapter_quantizer=int8"], marks=pytest.mark.long),
         pytest.param(["codec=frozen"], marks=pytest.mark.long),
         pytest.param(["codec=splitcom_all", "shape=u_shape", "roles.server_ranks=3"], marks=pytest.mark.long),
@@ -130,6 +131,7 @@ def test_steps_in_which_everybody_is_late_change_nothing(model_folders: dict[str
     assert summary["ppl"] < summary["untuned_ppl"]
 
 
+@pytest.mark.long
 def test_a_run_with_late_clients_stops_and_goes_on(model_folders: dict[str, Path], tmp_path: Path) -> None:
     settings = ["codec=video", *SLOW, *DEADLINE, "resume=auto"]
     for step in (3, 8):  # in the middle of a round, when the slow one is late

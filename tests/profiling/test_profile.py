@@ -17,6 +17,7 @@ RUN = [
 ]
 
 
+@pytest.mark.long
 def test_every_rank_and_edge_is_measured_over_the_slow_link(tmp_path: Path) -> None:
     file = tmp_path / "profile.json"
     found = run_command(["profile", *RUN, "--out", str(file)], timeout=200)
@@ -41,6 +42,7 @@ def test_the_batch_is_the_mean_of_the_first_epochs() -> None:
     assert batch.targets is not None and batch.targets < tokens <= batch.positions
 
 
+@pytest.mark.long
 def test_more_blocks_and_more_rows_take_longer() -> None:
     config, source = load_config([], ["runtime.threads=1"]), find_model("tiny")
     batch, tokens = typical_batch(load_config([], RUN), source)
