@@ -46,6 +46,12 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], object]) 
         time.sleep(0.05)
 
 
+def served(path: Path, client: int) -> int:
+    """The last step in which a server has served a client, by its log."""
+    rows = read(path, "train")
+    return int(rows["step"][rows["client"] == client].max())
+
+
 class Run:
     """`splitcom train` on this machine, whose ranks get signals."""
 
@@ -200,10 +206,11 @@ def test_a_run_that_was_stopped_without_a_client_resumes_with_it(
     second = Run(tmp_path / "run", model_folders["gpt2"], **changes)
     runs.append(second)
     second.wait_for_event("back")
+    path = second.folder / "telemetry" / f"rank_{SERVER:05d}.h5"
+    for client in (0, 3):  # the steps in which a client has a batch are not all
+        wait_until(second.process, lambda: served(path, client) > manifest["step"])  # noqa: B023
     second.stop()
     assert second.events("back") == ["rank 0 (client 0,3)"]
-    served = read(second.folder / "telemetry" / f"rank_{SERVER:05d}.h5", "train")
-    assert max(served["step"][served["client"] == 3]) > manifest["step"]
 
 
 def test_the_last_client_ends_the_run(model_folders: dict[str, Path], tmp_path: Path, runs: list[Run]) -> None:
