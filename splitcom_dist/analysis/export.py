@@ -11,7 +11,7 @@ import pyarrow.parquet
 from splitcom_dist.analysis.logs import Rows, Run, chunks
 from splitcom_dist.analysis.report import Figure, Section, Table
 from splitcom_dist.errors import UserError
-from splitcom_dist.telemetry.blocks import sketch_length
+from splitcom_dist.telemetry.hdf5 import sketch_length
 from splitcom_dist.telemetry.schema import row_dtype
 
 FORMATS = ("csv", "parquet")

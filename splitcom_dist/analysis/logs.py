@@ -13,8 +13,10 @@ import yaml
 
 from splitcom_dist.analysis.report import slug
 from splitcom_dist.errors import UserError
+from splitcom_dist.telemetry.extent import READ_ERRORS
 from splitcom_dist.telemetry.hdf5 import KEPT, open_log, whole_rows
 from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES
+from splitcom_dist.telemetry.versions import addition, version_of
 
 CHUNK_ROWS = 1 << 18
 Rows = dict[str, np.ndarray]  # columns of one table by name, equally long
@@ -89,11 +91,11 @@ def open_run(root: Path, name: str | None = None) -> Run:
                 closed, role = bool(file.attrs["closed_cleanly"]), str(file.attrs["role"])
                 ranks.append(RankFile(path, int(file.attrs["rank"]), role, closed, rows, counts))
                 text, version = str(file.attrs["config"]), int(file.attrs["schema_version"])
-        except (UserError, OSError, KeyError, RuntimeError) as error:
+        except (UserError, *READ_ERRORS) as error:
             notes.append(f"{path.name} cannot be read and is left out: {' '.join(str(error).split())[:160]}")
             continue
         if version != SCHEMA_VERSION:
-            notes.append(f"logs of schema {version}, while this is {SCHEMA_VERSION}: columns may be missing")
+            notes.append(f"logs of schema {version}, while this is {SCHEMA_VERSION}")
     if not ranks:
         raise UserError(f"{root}: none of its {len(paths)} logs can be read: {notes[0]}")
     summary = _summary(root / "summary.json")
@@ -111,7 +113,8 @@ def open_run(root: Path, name: str | None = None) -> Run:
 def chunks(run: Run, table: str, columns: Sequence[str], size: int = CHUNK_ROWS) -> Iterator[tuple[RankFile, Rows]]:
     """The rows of one table, rank by rank, at most `size` at once; texts as bytes.
 
-    A column that an older log lacks is all zero, which is noted; so is where a damaged file can be read no further.
+    A column that an older log lacks is filled as `telemetry.versions` says, which is noted; so is where a damaged
+    file can be read no further.
     """
     for each in run.ranks:
         count = each.rows.get(table, 0)
@@ -119,8 +122,10 @@ def chunks(run: Run, table: str, columns: Sequence[str], size: int = CHUNK_ROWS)
             continue
         try:
             with open_log(each.path) as file:
-                yield from ((each, rows) for rows in _read(run, file[table], columns, count, size))
-        except (UserError, OSError, RuntimeError) as error:
+                missing = set(columns) - set(file[table].dtype.names)
+                fillers = _fillers(run, table, missing, version_of(each.path, file.attrs))
+                yield from ((each, rows) for rows in _read(file[table], columns, fillers, count, size))
+        except (UserError, *READ_ERRORS) as error:
             run.note(f"{each.path.name}, {table}: cannot be read to its end: {' '.join(str(error).split())[:160]}")
 
 
@@ -137,13 +142,21 @@ def text_of(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
-def _read(run: Run, dataset: h5py.Dataset, columns: Sequence[str], count: int, size: int) -> Iterator[Rows]:
-    there = [name for name in columns if name in dataset.dtype.names]
-    for name in set(columns) - set(there):
-        run.note(f"{dataset.name.strip('/')}.{name} is not in this log, and taken as 0")
+def _fillers(run: Run, table: str, missing: set[str], version: int) -> dict[str, Any]:
+    """What stands in place of the columns that logs of this version do not have."""
+    found = {name: added for name in missing if (added := addition(table, name, version))}
+    for name, added in found.items():
+        run.note(f"{table}.{name} came with schema {added.version}; here {added.meaning}")
+    return {name: added.filler for name, added in found.items()}
+
+
+def _read(
+    dataset: h5py.Dataset, columns: Sequence[str], fillers: dict[str, Any], count: int, size: int
+) -> Iterator[Rows]:
+    there = [name for name in columns if name not in fillers]
     for start in range(0, min(count, dataset.shape[0]), size):
         rows = dataset.fields(there)[start : min(start + size, count)]
-        yield {name: rows[name] if name in there else np.zeros(len(rows), np.int64) for name in columns}
+        yield {name: rows[name] if name in there else np.full(len(rows), fillers[name]) for name in columns}
 
 
 def _summary(path: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ Figures are drawn in the light ones; in the page each becomes a variable that fo
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 INK, MUTED, GRID, SURFACE = "#1b1f24", "#59636e", "#e3e6ea", "#fefefe"
@@ -40,6 +41,7 @@ PARTS = {
     "evaluate": OCHRE,
 }
 LINKS = (BLUE, ORANGE, GREEN, PINK)
+FLOOR = 1e-8  # where a logarithmic axis of changes ends: what has not changed lies there
 
 RC: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
@@ -65,6 +67,12 @@ RC: dict[str, Any] = {
     "lines.markersize": 5,
     "savefig.dpi": 150,
 }
+
+
+def shown_range(values: Iterable[Any]) -> tuple[float, float]:
+    """The lowest and the highest of these numbers, for a logarithmic axis."""
+    shown = [max(FLOOR, float(value)) for value in values if value == value]
+    return (min(shown), max(shown)) if shown else (FLOOR, 1.0)
 
 
 def logarithmic(axis: Any, lowest: float, highest: float, short: float = 2.2) -> None:

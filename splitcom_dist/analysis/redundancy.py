@@ -5,7 +5,7 @@ import numpy as np
 from splitcom_dist.analysis.groups import Histograms, Sums
 from splitcom_dist.analysis.logs import Rows, Run, chunks
 from splitcom_dist.analysis.sketches import Sketches
-from splitcom_dist.telemetry.blocks import sketch_length
+from splitcom_dist.telemetry.hdf5 import sketch_length
 
 PARTS = {
     "": "all",

@@ -80,11 +80,7 @@ class BalanceTime:
         return chosen
 
     def state(self) -> State:
-        of_clients = {
-            str(client): [time.computing, time.sending, time.serving, time.answering]
-            for client, time in self._times.items()
-        }
-        return {"facts": facts(of_clients)}
+        return {"facts": facts({str(client): time.seconds for client, time in self._times.items()})}
 
     def load(self, state: State) -> None:
         told = read_facts(state["facts"])

@@ -1,5 +1,6 @@
 """What ranks have measured of each logical client in a round: the ground on which its cut is moved."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -27,7 +28,10 @@ class Measures:
     def __init__(self) -> None:
         self._of: dict[int, Measured] = {}
 
-    def add(self, client: int, measured: Measured) -> None:
+    def add(self, client: int, measured: Measured, loss: float = math.nan, targets: int = 0) -> None:
+        """A turn. A loss that is NaN, and its targets, are the other end's to tell."""
+        if not math.isnan(loss):
+            measured.loss, measured.targets = loss, targets
         self._of.setdefault(client, Measured()).add(measured)
 
     def take(self) -> dict[int, list[str]]:

@@ -63,11 +63,13 @@ class TurnTime:
         """Half of what was known and half of what is new: other things run on the same machines."""
         return TurnTime(
             self.work,
-            *(
-                (getattr(self, name) + getattr(newer, name)) / 2
-                for name in ("computing", "sending", "serving", "answering")
-            ),
+            *((old + new) / 2 for old, new in zip(self.seconds, newer.seconds, strict=True)),
         )
+
+    @property
+    def seconds(self) -> tuple[float, float, float, float]:
+        """All that was measured, in the order of the fields."""
+        return self.computing, self.sending, self.serving, self.answering
 
     def computing_at(self, cut: int) -> float:
         """By the client."""

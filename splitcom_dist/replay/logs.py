@@ -10,7 +10,7 @@ import torch
 from splitcom_dist.config.files import load_config
 from splitcom_dist.config.schema import Config
 from splitcom_dist.errors import UserError
-from splitcom_dist.telemetry.hdf5 import open_log, read, read_kept
+from splitcom_dist.telemetry.hdf5 import read, read_kept
 from splitcom_dist.telemetry.ledger import SENT, named_totals
 
 
@@ -41,15 +41,13 @@ def read_logs(path: Path) -> RunLogs:
     traffic = read(file, "traffic")
     rounds, gradients = read(file, "rounds"), read(file, "gradients")
     rows = [np.stack([table["step"], table["bytes"]], axis=1) for table in (rounds, gradients)]
-    moves = np.zeros((0, 2))
-    if "movement" in (rounds.dtype.names or ()):  # logs before version 5 have no such column
-        moves = np.stack([rounds["step"], rounds["movement"]], axis=1)
+    moves = np.stack([rounds["step"], rounds["movement"]], axis=1)
     return RunLogs(
         path=path,
         config=load_config([path / "config.yaml"]),
         traffic=traffic[traffic["side"] == SENT],
         similarity=read(file, "similarity"),
-        sketch=_sketches(file),
+        sketch=read(file, "sketch"),
         threshold=read(file, "threshold"),
         evaluations=read(file, "eval"),
         train=read(file, "train"),
@@ -58,12 +56,6 @@ def read_logs(path: Path) -> RunLogs:
         other_bytes=_other_bytes(path),
         resyncs=int(np.count_nonzero(read(file, "events")["kind"] == b"resync")),
     )
-
-
-def _sketches(file: Path) -> np.ndarray:
-    with open_log(file) as log:
-        is_there = "sketch" in log  # logs before version 5 have no such table
-    return read(file, "sketch") if is_there else np.zeros(0, [("link", "i1")])
 
 
 def _other_bytes(run: Path) -> int:

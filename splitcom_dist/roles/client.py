@@ -125,10 +125,7 @@ class ClientRole:
         tokens, seconds = int(batch.lengths.sum()), time.perf_counter() - started - waited
         self.context.ledger.trained(tokens)
         computing = self.pace.worked(client.id) - worked
-        measured = Measured(turns=1, computing=computing, sending=seconds - computing)
-        if not math.isnan(loss):
-            measured.loss, measured.targets = loss, targets
-        self.measures.add(client.id, measured)
+        self.measures.add(client.id, Measured(turns=1, computing=computing, sending=seconds - computing), loss, targets)
         record_training(
             self.context.log,
             step,

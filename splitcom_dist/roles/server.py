@@ -148,9 +148,7 @@ class ServerRole(ABC):
         for turn in turns:
             self.book(turn, step, lr)
             measured = Measured(serving=turn.computing, answering=turn.seconds - turn.computing)
-            if not math.isnan(turn.loss):
-                measured.loss, measured.targets = turn.loss, turn.targets
-            self.measures.add(turn.client, measured)
+            self.measures.add(turn.client, measured, turn.loss, turn.targets)
         if self.speaks_for_all:
             seconds = time.perf_counter() - started - waited
             together = Turn(SERVER, totals.loss, totals.tokens, totals.targets, seconds, waited=waited)

@@ -149,14 +149,26 @@ def read(path: Path, table: str) -> np.ndarray:
         version = version_of(path, file.attrs)
         if table not in file and came_later(table, version):
             return np.zeros(0, row_dtype(table))
-        if table not in file:
-            raise UserError(f"{path}: no table {table}")
-        rows = file[table][:]
-        promised = whole_rows(file)[table]
-        check_sources(path, file[table])
-        if file.driver == "fileobj":  # not closed, so that nothing says how long it is
-            check_extent(path, file[table], promised)
-        return in_present_columns(path, table, np.asarray(rows[:promised]), version)
+        dataset, rows = checked_table(file, path, table)
+        return in_present_columns(path, table, np.asarray(dataset[:rows]), version)
+
+
+def sketch_length(path: Path) -> int:
+    """Values of a logged sketch, 0 where the run logged none. UserError where `read` raises it."""
+    with open_log(path) as file, naming_damage(path):
+        dataset, rows = checked_table(file, path, "sketch")
+        return int(dataset.dtype["values"].shape[0]) if rows else 0
+
+
+def checked_table(file: h5py.File, path: Path, table: str) -> tuple[h5py.Dataset, int]:
+    """A table of an open log, and how many of its rows are whole and there. UserError or OSError where `read` says."""
+    if table not in file:
+        raise UserError(f"{path}: no table {table}")
+    dataset, rows = file[table], whole_rows(file)[table]
+    check_sources(path, dataset)
+    if file.driver == "fileobj":  # not closed, so that nothing says how long it is
+        check_extent(path, dataset, rows)
+    return dataset, min(rows, dataset.shape[0])
 
 
 def whole_rows(file: h5py.File) -> dict[str, int]:

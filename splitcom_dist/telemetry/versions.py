@@ -44,9 +44,15 @@ def version_of(path: Path, attributes: Any) -> int:
     return version
 
 
+def addition(table: str, name: str, version: int) -> Addition | None:
+    """What logs of `version` rightly lack: a column, or with "" a table."""
+    found = [each for each in ADDITIONS if (each.table, each.name) == (table, name) and each.version > version]
+    return found[0] if found else None
+
+
 def came_later(table: str, version: int) -> bool:
     """Whether logs of this version lack a table rightly."""
-    return any(added.table == table and not added.name and added.version > version for added in ADDITIONS)
+    return addition(table, "", version) is not None
 
 
 def in_present_columns(path: Path, table: str, rows: np.ndarray, version: int) -> np.ndarray:
@@ -58,14 +64,13 @@ def in_present_columns(path: Path, table: str, rows: np.ndarray, version: int) -
     if rows.dtype.names == present.names:
         return rows
     fields: Any = rows.dtype.fields or {}
-    fillers = {added.name: added for added in ADDITIONS if added.table == table and added.version > version}
     kinds = [(column.name, fields.get(column.name, (present[column.name],))[0]) for column in TABLES[table]]
     found = np.zeros(len(rows), np.dtype(kinds))
     for name, _ in kinds:
         if name in fields:
             found[name] = rows[name]
-        elif name in fillers:
-            found[name] = fillers[name].filler
+        elif added := addition(table, name, version):
+            found[name] = added.filler
         else:
             raise UserError(f"{path}: table {table} has no column {name}, which logs of version {version} have")
     return found

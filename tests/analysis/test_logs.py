@@ -78,7 +78,7 @@ def test_logs_of_an_older_schema_are_read_without_the_columns_they_lack(tmp_path
     assert any("keep no totals" in note for note in run.notes) and "logs of schema 2" in run.notes[0]
     run.summary = None
     assert totals_of(run).links == totals.links, "rows say what the summary says"
-    assert "traffic.n_C is not in this log, and taken as 0" in run.notes
+    assert "traffic.n_C came with schema 3; here 0: there were no such frames" in run.notes
 
 
 def test_a_table_that_breaks_off_gives_what_is_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

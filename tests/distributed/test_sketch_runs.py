@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 from test_runs import CLIENTS, EPOCHS, SAMPLES, train
 
 from splitcom_dist.links import LINKS, links_of
-from splitcom_dist.telemetry.blocks import sketch_length
-from splitcom_dist.telemetry.hdf5 import read
+from splitcom_dist.telemetry.hdf5 import read, sketch_length
 
 CASES = {
     "none": ["codec=none"],

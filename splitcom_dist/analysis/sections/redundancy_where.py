@@ -1,18 +1,16 @@
 """Figures of where in a sample change is: parts of its energy, and positions."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from splitcom_dist.analysis.course import link_name
 from splitcom_dist.analysis.groups import Histograms, middle
-from splitcom_dist.analysis.palette import LINKS, SERIES, logarithmic, tip
+from splitcom_dist.analysis.palette import FLOOR, LINKS, SERIES, logarithmic, shown_range, tip
 from splitcom_dist.analysis.redundancy import BANDS, PARTS, Redundancy
 from splitcom_dist.analysis.report import Column, Figure, Table, Value
 
 LEVELS = (0.1, 0.5, 0.9)
-FLOOR = 1e-8  # where a logarithmic axis ends: unchanged samples lie there
 QUANTILES = [Column("10 %", digits=6), Column("median", digits=6), Column("90 %", digits=6)]
 MEASURES = {"cosine": "1 - cosine", "rel_l2": "relative L2"}
 
@@ -97,9 +95,3 @@ def by_position(each: Redundancy) -> Figure:
     name = f"positions-{each.run.slug}"
     data = Table(f"{name}-data", "Change by position", columns, rows)
     return Figure(name, f"{each.run.name}: change by position", caption, draw, (9, 3.6), data)
-
-
-def shown_range(values: Iterable[Value]) -> tuple[float, float]:
-    """The lowest and the highest of these numbers, for a logarithmic axis."""
-    shown = [max(FLOOR, float(value)) for value in values if value == value]
-    return (min(shown), max(shown)) if shown else (FLOOR, 1.0)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from splitcom_dist.analysis.course import link_name
-from splitcom_dist.analysis.palette import LINKS, MARKERS, SERIES, logarithmic, tip, whole_numbers
+from splitcom_dist.analysis.palette import FLOOR, LINKS, MARKERS, SERIES, logarithmic, shown_range, tip, whole_numbers
 from splitcom_dist.analysis.redundancy import Redundancy
 from splitcom_dist.analysis.report import Column, Figure, Table, Value
-from splitcom_dist.analysis.sections.redundancy_where import FLOOR, LEVELS, QUANTILES, shown_range
+from splitcom_dist.analysis.sections.redundancy_where import LEVELS, QUANTILES
 
 
 def by_client(each: Redundancy) -> Figure:

@@ -1,13 +1,23 @@
 """How far samples move from visit to visit: over epochs, by client, and as distributions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from splitcom_dist.analysis.course import link_name
 from splitcom_dist.analysis.groups import middle
-from splitcom_dist.analysis.palette import INK, LINKS, MARKERS, SERIES, logarithmic, tip, whole_numbers
+from splitcom_dist.analysis.palette import (
+    FLOOR,
+    INK,
+    LINKS,
+    MARKERS,
+    SERIES,
+    logarithmic,
+    shown_range,
+    tip,
+    whole_numbers,
+)
 from splitcom_dist.analysis.report import Column, Figure, Section, Table, Value
 from splitcom_dist.analysis.study import Study
 from splitcom_dist.links import LINKS as LINK_NAMES
@@ -21,7 +31,6 @@ LABELS = {
     "rel_l2_p90": "relative L2, 90 % token",
     "rel_l2_max": "relative L2, largest token",
 }
-FLOOR = 1e-8  # where a logarithmic axis ends: unchanged samples lie there
 
 
 def similarity(studies: Sequence[Study]) -> Section | None:
@@ -59,7 +68,7 @@ def _over_epochs(study: Study) -> Figure:
             axes.fill_between(epochs, p25, p75, color=colour, alpha=0.3, lw=0, label="25 to 75 %")
             axes.plot(epochs, p50, color=colour, marker="o", label="median")
             _threshold(axes, study, link)
-            logarithmic(axes.yaxis, *_range(value for of in links for _, values in found[of] for value in values))
+            logarithmic(axes.yaxis, *shown_range(value for of in links for _, values in found[of] for value in values))
             axes.set(title=link_name(link), xlabel="epoch", ylabel="" if column else "1 - cosine")
             whole_numbers(axes.xaxis)
         canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
@@ -73,12 +82,6 @@ def _over_epochs(study: Study) -> Figure:
     )
     data = Table(f"{name}-data", "1 - cosine by link and epoch", columns, rows)
     return Figure(name, f"{study.run.name}: similarity over epochs", caption, draw, (10, 3.6), data)
-
-
-def _range(values: Iterable[Any]) -> tuple[float, float]:
-    """The lowest and the highest of these numbers, for a logarithmic axis."""
-    shown = [max(FLOOR, float(value)) for value in values if value == value]
-    return (min(shown), max(shown)) if shown else (FLOOR, 1.0)
 
 
 def _threshold(axes: Any, study: Study, link: int) -> None:
@@ -116,7 +119,7 @@ def _of_all_runs(studies: Sequence[Study]) -> Figure:
                 style = {"color": SERIES[index % 8], "marker": MARKERS[index % 8], "label": study.run.name}
                 (line,) = axes.plot([row[2] for row in points], values, **style)
                 tip(line, study.run.name)
-            logarithmic(axes.yaxis, *_range(row[3] for row in rows))
+            logarithmic(axes.yaxis, *shown_range(row[3] for row in rows))
             whole_numbers(axes.xaxis)
             axes.set(title=link_name(link), xlabel="epoch", ylabel="" if column else "1 - cosine, median")
         canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=6)
@@ -155,7 +158,7 @@ def _by_client(study: Study) -> Figure:
                     label=f"client {client}",
                 )
                 tip(line, f"client {client}")
-            logarithmic(axes.yaxis, *_range(row[3] for row in rows))
+            logarithmic(axes.yaxis, *shown_range(row[3] for row in rows))
             axes.set(title=link_name(link), xlabel="epoch", ylabel="" if column else "1 - cosine, median")
             whole_numbers(axes.xaxis)
         if len(moved.clients(links[0])) <= NAMED:
@@ -193,7 +196,7 @@ def _distributions(study: Study) -> Figure:
                     )
                     tip(drawn, f"epoch {epoch + 1}")
                 everywhere = moved.histograms[measure].quantiles([0.01, 1.0], link=link)
-                logarithmic(axes.xaxis, *_range(everywhere), short=1.4)
+                logarithmic(axes.xaxis, *shown_range(everywhere), short=1.4)
                 axes.set(ylim=(0, 101), xlabel=label if line == len(links) - 1 else "")
                 axes.tick_params(axis="x", labelrotation=30)
             panels[line, 0].set(title=link_name(link), ylabel="samples below (%)")
