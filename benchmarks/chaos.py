@@ -35,9 +35,9 @@ from splitcom_dist.telemetry.hdf5 import read, read_kept
 from splitcom_dist.telemetry.ledger import SENT, named_totals
 
 RESULTS = Path(__file__).parent / "results" / "chaos.md"
-CLIENTS, SERVER, RANKS = 4, 4, 6
+CLIENTS, SERVER, RANKS = 6, 6, 8
 TIMEOUT = 5.0  # seconds
-PAUSE = 5.0  # seconds between two faults, on average
+PAUSE = 11.0  # seconds between two faults, on average
 NOTICED = 1.0  # seconds in which a server that waits has noticed
 FORGOTTEN = 40.0  # seconds after which a rank that was struck twice before it was back counts as any other
 HANGS = 3600.0  # seconds after which a run counts as hung
@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
     "data.name": "wikitext2",
     "data.max_length": 64,
     "data.overlong": "truncate",
-    "data.train_samples": 32,  # articles
+    "data.train_samples": 64,  # articles
     "data.validation_samples": 3,
     "eval.every": 100,
     "roles.client_ranks": CLIENTS,
