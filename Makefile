@@ -7,11 +7,13 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 demo: .venv/installed
 	$(BIN)/splitcom demo
 
+TWO := --numprocesses 2 --dist loadfile  # two files at once: many tests wait
+
 test: .venv/installed-test
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest $(TWO) -m "not long"
 
 test-long: .venv/installed-test  # waits for timeouts, a real Slurm, many whole runs
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest $(TWO) -m long
 
 check: .venv/installed-test .venv/installed-check
 	$(BIN)/ruff format --check .

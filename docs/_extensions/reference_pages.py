@@ -58,8 +58,10 @@ def resolve_key(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.Element
 ) -> nodes.reference | None:
     """A link to the row of a key; None for one that the schema has not."""
+    if node["reftype"] != "key":  # most are of other kinds
+        return None
     known = {f"key-{_identifier(key.name)}" for group in groups() for key in group.keys}
-    if node["reftype"] != "key" or node["reftarget"] not in known:
+    if node["reftarget"] not in known:
         return None
     return make_refnode(app.builder, node["refdoc"], PAGE, node["reftarget"], content)
 

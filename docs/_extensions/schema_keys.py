@@ -9,6 +9,7 @@ import tokenize
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -35,10 +36,11 @@ class Group:
     keys: list[Key]
 
 
-def groups() -> list[Group]:
+@cache
+def groups() -> tuple[Group, ...]:
     """Every group of the schema that has keys of its own, in its order; the top level's keys come last."""
     found = list(_groups(schema.Config(), "", ""))
-    return [*found[1:], found[0]]
+    return (*found[1:], found[0])
 
 
 def _groups(node: Any, prefix: str, comment: str) -> Iterator[Group]:
