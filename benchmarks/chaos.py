@@ -5,8 +5,9 @@
 Three methods, each run once undisturbed and once under a storm: again and again a client rank that takes part is killed
 (SIGKILL), stopped for longer than the timeout, or stopped for less than it; its process comes back each time. Checked:
 every run ends by itself with exit code 0, no packet was refused, what every rank counted is what its log holds, final
-adapters are finite, and the perplexity is that of the undisturbed run within 1 %, though the text of a client that is
-away is not trained on. Prints and writes benchmarks/results/chaos.md. Exit code 1 if anything differs.
+adapters are finite, and the perplexity is at most 1 % above that of the undisturbed run, though the text of a client
+that is away is not trained on. It may be below: gates that skip gradients train on stale ones, and a client that comes
+back begins with fresh references. Prints and writes benchmarks/results/chaos.md. Exit code 1 if anything is amiss.
 """
 
 import argparse
@@ -156,7 +157,7 @@ def main() -> None:
             cells = [name, *map(str, told), *values, "; ".join(amiss) or "nothing"]
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], file=sys.stderr, flush=True)
-            wrong |= bool(amiss) or not abs(after / before - 1) < 0.01
+            wrong |= bool(amiss) or not after / before - 1 < 0.01
     text = "\n".join([*head(options, total), *lines, ""])
     print(text)
     RESULTS.write_text(text)

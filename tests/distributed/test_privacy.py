@@ -56,6 +56,10 @@ def tokens_in(tensor: torch.Tensor) -> bool:
     return tensor.dtype == torch.uint8 and any(secret in raw for secret in SECRETS)
 
 
+def live_tensors() -> list[torch.Tensor]:
+    return [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+
+
 def watch(findings: Path) -> Callable[[], None]:
     """What every rank runs first: clients get the rare samples, the server is watched."""
 
@@ -64,6 +68,8 @@ def watch(findings: Path) -> Callable[[], None]:
         received: list[bytes] = []
         found = {"received_bytes": 0, "tensors": 0, "steps": 0, "on_the_wire": 0, "in_tensors": 0, "tokenizers": 0}
         this_rank: list[int] = []
+        # of tests before this one, from which this process was forked; held, so that no new one gets the place of one
+        inherited = {id(each): each for each in live_tensors()}
         post, wait_for, total = GlooPair.post_receive, World.wait_for, World.sum_over_ranks
         tokenizer, run, serve = ModelSource.tokenizer, ServerRole.run, ServerRole.step
 
@@ -95,7 +101,7 @@ def watch(findings: Path) -> Callable[[], None]:
             found["received_bytes"] += len(raw)
             found["on_the_wire"] += sum(secret in raw for secret in SECRETS)
             received.clear()
-            tensors = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+            tensors = [each for each in live_tensors() if id(each) not in inherited]
             found["tensors"] += len(tensors)
             found["in_tensors"] += sum(map(tokens_in, tensors))
             found["steps"] += 1
