@@ -19,6 +19,8 @@ from splitcom_dist.schedule import Schedule, schedule_for
 from splitcom_dist.shards import training_shards
 from splitcom_dist.telemetry.summary import megabytes
 
+BOTH_SHAPES = ["standard", pytest.param("u_shape", marks=pytest.mark.long)]
+
 
 def overrides(model: Path, shape: str, codec: str, *extra: str) -> list[str]:
     values = {
@@ -70,7 +72,14 @@ def predicted_adapters(config: Config, source: ModelSource, schedule: Schedule) 
 
 
 @pytest.mark.parametrize("shape", ["standard", "u_shape"])
-@pytest.mark.parametrize("codec", ["none", "int8", "frozen", "aqsgd", "splitlite", "tah"])
+@pytest.mark.parametrize(
+    "codec",
+    [
+        "none",
+        "int8",
+        *(pytest.param(codec, marks=pytest.mark.long) for codec in ("frozen", "aqsgd", "splitlite", "tah")),
+    ],
+)
 def test_ungated_runs_send_exactly_what_was_predicted(
     codec: str, shape: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -85,7 +94,7 @@ def test_ungated_runs_send_exactly_what_was_predicted(
     assert predicted_adapters(config, source, schedule) == summary["adapter_bytes"]
 
 
-@pytest.mark.parametrize("shape", ["standard", "u_shape"])
+@pytest.mark.parametrize("shape", BOTH_SHAPES)
 @pytest.mark.parametrize(
     "rest",
     [
@@ -170,7 +179,7 @@ def test_gated_runs_that_draw_their_clients_stay_within_their_bounds(
         assert count.raw_real == summary["links"][link]["raw_real_bytes"]
 
 
-@pytest.mark.parametrize("shape", ["standard", "u_shape"])
+@pytest.mark.parametrize("shape", BOTH_SHAPES)
 def test_entropy_coded_runs_stay_within_their_bounds(
     shape: str, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
