@@ -19,6 +19,7 @@ from splitcom_dist.comm.compressed_mean import ANNOUNCEMENT, CHECKSUM, packet_by
 from splitcom_dist.comm.factors import answer_bytes, factor_bytes
 from splitcom_dist.comm.gradients import gradient_bytes
 from splitcom_dist.comm.layer_mean import layer_mean_bytes
+from splitcom_dist.comm.stacked import stacked_bytes
 from splitcom_dist.config.implied import head_trains, names_samples
 from splitcom_dist.config.schema import Config, LinkCodecConfig
 from splitcom_dist.data.tokens import Sample
@@ -68,7 +69,7 @@ def predict_adapters(
     """Bytes of averaging, of the servers' gradients and of the adapter that one of them sends, from elements of each.
 
     `shared` are those of each block that some clients train and servers for others, not counted with either; `factors`
-    those of every logical client, where the aggregator averages their products. For `rest.policy=gain` at most.
+    those of every logical client, where products are averaged. For `rest.policy=gain` at most.
     """
     steps = range(schedule.total_steps)
     averagings = sum(map(schedule.averages_after, steps))
@@ -86,6 +87,10 @@ def predict_adapters(
             + gradients
             + evaluations * (CHECKSUM + packet_bytes(of_servers))
         )
+    if config.fed.rank_aggregation == "stack":
+        given = [sum(factors[client] for client in own) for own in _trained(schedule)]
+        stacks = sum(stacked_bytes(ranks, config.fed.clients, elements) for elements in given)
+        return stacks + gradients + evaluations * 4 * of_servers
     if config.fed.rank_aggregation == "svd":
         told = factor_bytes(averagings * config.fed.clients, sum(factors[c] for own in _trained(schedule) for c in own))
         return told + averagings * answer_bytes(ranks, of_clients) + gradients + evaluations * 4 * of_servers

@@ -4,12 +4,13 @@ import dataclasses
 import json
 import logging
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from splitcom_dist.models.lora import adapter_parameters, peft_config, save_adapter
-from splitcom_dist.models.split import cut_blocks, resident_bytes
+from splitcom_dist.models.merged_adapter import merged_adapter
+from splitcom_dist.models.split import cut_blocks, load_part, parts_held, resident_bytes, trained_by_clients
 from splitcom_dist.roles.aggregator import AggregatorRole
 from splitcom_dist.roles.build import Role
 from splitcom_dist.roles.context import Context
@@ -54,7 +55,10 @@ def _write(
     base = config.model.name if config.model.name != "tiny" else str(context.source.folder)
     at_cut = cut_blocks(config, context.source.block_count)
     adapter = peft_config(context.source.config.model_type, config.lora, base, at_cut)
-    save_adapter(directory.adapter, adapter_parameters(role.model), adapter)
+    parameters: Mapping[str, torch.Tensor] = adapter_parameters(role.model)
+    if role.merged is not None:
+        parameters, adapter = merged_adapter(parameters, adapter, role.merged.changes(_untrained(context)))
+    save_adapter(directory.adapter, parameters, adapter)
     links, others = named_totals(totals)
     assert role.untuned is not None and role.tuned is not None
     summary = Summary(
@@ -75,3 +79,10 @@ def _write(
     title = f"{config.data.name} · {config.model.name} · codec {config.codec.name} · {layout.clients} clients"
     print_table(summary, title)
     print(f"\n{directory.root}", flush=True)
+
+
+def _untrained(context: Context) -> Iterator[torch.nn.Module]:
+    """What clients train, read anew."""
+    parts = parts_held(context.config, [], context.source.block_count)
+    for name in trained_by_clients(context.config):
+        yield load_part(context.source, parts[name], getattr(torch, context.config.model.dtype))

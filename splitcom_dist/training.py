@@ -93,6 +93,10 @@ class AdapterOptimizer:
                 }
                 self._optimizer.state[parameter] = {"step": step.reshape(()).clone(), **placed}
 
+    def forget(self) -> None:
+        """Drop all moments: parameters have other values than those that they are of. The schedule goes on."""
+        self._optimizer.state.clear()
+
     def rest(self) -> None:
         """Advance the schedule alone, and drop what gradients there are."""
         with warnings.catch_warnings():

@@ -8,6 +8,7 @@ exact where the mean of the products has no higher rank: with all factors stacke
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from splitcom_dist.aggregate.factors import Factors, truncated
 from splitcom_dist.aggregate.stack import stack
@@ -26,6 +27,12 @@ def svd(clients: Sequence[Factors], weights: Sequence[float], rank: int) -> Fact
     u, s, vh = torch.linalg.svd(r @ t.T, full_matrices=False)
     exact = Factors((vh @ q.T).to(stacked.a.dtype), (p @ (u * s)).to(stacked.b.dtype))
     return truncated(exact, rank)
+
+
+def factored(change: Tensor, precision: float) -> Factors:
+    """Factors of a change (out, in), of the rank of its singular values above `precision`, at least 1."""
+    u, s, vh = torch.linalg.svd(change, full_matrices=False)
+    return truncated(Factors(vh, u * s), max(1, int((s > precision).sum())))
 
 
 def filled(factors: Factors, fresh: Factors) -> Factors:

@@ -103,16 +103,16 @@ def _check_ranks(config: Config) -> None:
     for rank in lora.ranks or ():
         if not 1 <= rank <= lora.rank:
             raise UserError(f"lora.ranks={rank}: a client's rank is at least 1 and at most lora.rank={lora.rank}")
-    by_svd = fed.rank_aggregation == "svd"
-    if fed.adapter_quantizer != "none" and (by_svd or lora.ranks is not None):
-        key = "fed.rank_aggregation=svd" if by_svd else "lora.ranks"
+    by_product = fed.rank_aggregation != "zero_pad"
+    if fed.adapter_quantizer != "none" and (by_product or lora.ranks is not None):
+        key = f"fed.rank_aggregation={fed.rank_aggregation}" if by_product else "lora.ranks"
         raise UserError(
             f"{key}: fed.adapter_quantizer={fed.adapter_quantizer} sends changes of one adapter that all have; set "
             "fed.adapter_quantizer=none"
         )
-    if by_svd and fed.lost == "go_on":
+    if by_product and fed.lost == "go_on":
         raise UserError(
-            "fed.rank_aggregation=svd: fed.lost=go_on cannot do without a rank that is lost during it; set "
+            f"fed.rank_aggregation={fed.rank_aggregation}: fed.lost=go_on cannot do without a rank that is lost during it; set "
             "fed.rank_aggregation=zero_pad or fed.lost=end"
         )
 

@@ -19,7 +19,7 @@ CHOICES = {
     **{f"codec.{link}.store_dtype": ("bfloat16", "float32", "int8") for link in LINKS},
     **{f"codec.{link}.store": ("ram", "disk") for link in LINKS},
     "fed.adapter_quantizer": ("none", "int8"),
-    "fed.rank_aggregation": ("zero_pad", "svd"),
+    "fed.rank_aggregation": ("zero_pad", "svd", "stack"),
     "roles.server_batching": ("sequential", "merged"),
     "fed.cuts.policy": ("static", "balance_time", "splitft"),
     "fed.lost": ("end", "go_on"),

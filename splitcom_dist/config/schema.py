@@ -93,7 +93,8 @@ class FedConfig:
     straggler: str = "wait"
     deadline_seconds: float = 0.0
     # zero_pad: the mean of the factors, padded with zeros; svd: the mean of the products of each client's factors, cut
-    # off at each client's rank
+    # off at each client's rank; stack: that mean whole, merged into the frozen weights of all, and clients begin every
+    # round with new factors and moments
     rank_aggregation: str = "zero_pad"
     adapter_quantizer: str = "none"  # of adapters on the wire: none (float32), or int8 with error feedback
 

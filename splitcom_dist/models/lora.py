@@ -63,13 +63,17 @@ def attach_lora(model: PreTrainedModel, lora: LoraConfig, seed: int, at_cut: Col
     insert_lora(model, lora, at_cut)
     for name, parameter in adapter_parameters(model).items():
         if ".lora_A." in name:
-            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            bound = 1 / math.sqrt(parameter.shape[1])
-            parameter.data = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            parameter.data = fresh_a(parameter.shape, f"{seed} {name}")
         parameter.data = parameter.data.float()  # adapters train in float32 whatever the model's dtype
         parameter.requires_grad_(True)
     return model
+
+
+def fresh_a(shape: torch.Size, key: str) -> Tensor:
+    """An A (rank, in) to begin with, uniform as in peft, drawn from `key` alone: seed and name, and what else tells."""
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1)
+    bound = 1 / math.sqrt(shape[1])
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 def insert_lora(model: PreTrainedModel, lora: LoraConfig, at_cut: Collection[int] = ()) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.aggregate.ranks import Ranks
@@ -15,6 +15,7 @@ from splitcom_dist.comm.circle import Ring
 from splitcom_dist.comm.factors import FactorHub
 from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.reduce import make_averaging, make_receiving
+from splitcom_dist.comm.stacked import StackHub
 from splitcom_dist.control.choice import make_controller
 from splitcom_dist.control.controller import Observation
 from splitcom_dist.control.rest import Gain
@@ -23,6 +24,7 @@ from splitcom_dist.cuts.work import Work
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.metrics.perplexity import Perplexity, perplexity
 from splitcom_dist.models.lora import flatten, unflatten_into
+from splitcom_dist.models.merging import MergedWeights
 from splitcom_dist.presence.welcome import welcome_all
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.cut_moves import decide_moves
@@ -53,26 +55,32 @@ class AggregatorRole:
         ranks: Ranks,
         work: Work,
         shared: LayerMean | None = None,
+        merged: MergedWeights | None = None,
     ) -> None:
         """`work` is that of the model's parts; `shared` averages the last of `whole.of_clients`, which servers train
-        too where cuts are mixed."""
+        too where cuts are mixed; `merged` takes in averages, where these do not stay beside the weights."""
         self.context = context
         self.model = whole.model
         self.whole = whole
         self.validation = validation
         self.directory = directory
         self.reports = Reports(context)
-        self._adapter = flatten(whole.of_clients)
-        quantizer, of_servers = context.config.fed.adapter_quantizer, flatten(whole.of_servers)
+        adapter, of_servers = flatten(whole.of_clients), flatten(whole.of_servers)
+        quantizer = context.config.fed.adapter_quantizer
         self.shared = shared
-        alone = len(self._adapter) - (shared.elements(len(context.cuts.shared)) if shared else 0)
-        self.averaging = make_averaging(quantizer, self._adapter[:alone], context.world.circle)
+        self.merged = merged
+        self._moved_from = self.average_now
+        alone = len(adapter) - (shared.elements(len(context.cuts.shared)) if shared else 0)
+        self.averaging = make_averaging(quantizer, adapter[:alone], context.world.circle)
         self.ranks = ranks
         self.factors: FactorHub | None = None
-        if context.config.fed.rank_aggregation == "svd":
+        self.stack: StackHub | None = None
+        if (how := context.config.fed.rank_aggregation) != "zero_pad":
             ring = context.world.circle
             assert isinstance(ring, Ring)
-            self.factors = FactorHub(ring.group, context.world.layout, ranks)
+            ends = ring.group, context.world.layout, ranks
+            self.factors = FactorHub(*ends) if how == "svd" else None
+            self.stack = StackHub(*ends) if how == "stack" else None
         self.receiving = make_receiving(quantizer, of_servers)
         self.controller = make_controller(context.config)
         self.policy = make_policy(context.config, work, context.world.layout) if context.cuts.move_about else None
@@ -110,13 +118,13 @@ class AggregatorRole:
         adapters = {"clients": flatten(self.whole.of_clients), "servers": flatten(self.whole.of_servers)}
         results = {name: result and asdict(result) for name, result in self._results.items()}
         told = {"results": results, "verdict": self.verdict}
-        return {**gathered(self._memory), **adapters, "moved_from": self._adapter, "told": facts(told)}
+        return {**gathered(self._memory), **adapters, "moved_from": self._moved_from, "told": facts(told)}
 
     def load(self, state: State) -> None:
         spread(state, self._memory)
         unflatten_into(state["clients"], self.whole.of_clients)
         unflatten_into(state["servers"], self.whole.of_servers)
-        self._adapter = state["moved_from"].clone()
+        self._moved_from = state["moved_from"].clone()
         told = read_facts(state["told"])
         results, self.verdict = told["results"], told["verdict"]
         self.untuned, self.tuned = (
@@ -129,7 +137,7 @@ class AggregatorRole:
 
     @property
     def _memory(self) -> dict[str, Stateful]:
-        optional = {"rest": self.rest, "policy": self.policy}
+        optional = {"rest": self.rest, "policy": self.policy, "merged": self.merged}
         return {
             "reports": self.reports,
             "averaging": self.averaging,
@@ -143,11 +151,14 @@ class AggregatorRole:
         world = self.context.world
         world.await_round(step)
         started = time.perf_counter()
-        before = flatten(self.whole.of_clients)
-        if self.factors is None:
-            mean, weight, size = self.averaging.mean(None, 0.0, step)
-        else:
+        before, moved_from = flatten(self.whole.of_clients), self.average_now
+        if self.factors is not None:
             mean, weight, size = self.factors.mean(before, step)
+        elif self.stack is not None and self.merged is not None:
+            stacked, weight, size = self.stack.exchange(step)
+            mean = self.merged.merge(stacked, step) if weight else before
+        else:
+            mean, weight, size = self.averaging.mean(None, 0.0, step)
         if self.shared is not None:
             shared, _, more = self.shared.mean(step)
             mean, size = torch.cat([mean, shared]), size + more
@@ -155,7 +166,7 @@ class AggregatorRole:
             unflatten_into(self.ranks.kept(mean, before), self.whole.of_clients)
         self.context.ledger.adapters(size)
         epoch, seconds = self.context.schedule.epoch_of(step), time.perf_counter() - started
-        movement = float(torch.linalg.vector_norm(flatten(self.whole.of_clients) - before))
+        movement = float(torch.linalg.vector_norm(self.average_now - moved_from))
         record_round(self.context.log, step, epoch, 0, weight, size, seconds, movement)
 
     def collect_server_adapter(self, step: int) -> None:
@@ -207,8 +218,13 @@ class AggregatorRole:
             save_tensors(self.directory.checkpoints / f"{self.controller.name}.safetensors", memory)
 
     def movement(self) -> float:
-        """How far the clients' averaged adapter has moved since this was last asked."""
-        adapter = flatten(self.whole.of_clients)
-        moved = torch.linalg.vector_norm(adapter - self._adapter)
-        self._adapter = adapter
+        """How far the clients' average has moved since this was last asked."""
+        now = self.average_now
+        moved = torch.linalg.vector_norm(now - self._moved_from)
+        self._moved_from = now
         return float(moved)
+
+    @property
+    def average_now(self) -> Tensor:
+        """The clients' averaged adapter (n,), or the weights that it was merged into."""
+        return flatten(self.whole.of_clients) if self.merged is None else self.merged.values

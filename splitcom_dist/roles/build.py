@@ -16,6 +16,7 @@ from splitcom_dist.cuts.work import work_of
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import is_upward
 from splitcom_dist.models.lora import flatten, without
+from splitcom_dist.models.merging import MergedWeights
 from splitcom_dist.models.split import trained_by_clients
 from splitcom_dist.presence.service import Service
 from splitcom_dist.roles.aggregator import AggregatorRole, WholeModel
@@ -68,7 +69,9 @@ def _client(context: Context, share: Share, directory: RunDirectory) -> ClientRo
         return _logical_client(context, number, share.shards[number], trained, edge, directory)
 
     clients = _roster(context, directory, logical_client)
-    mean = MeanShare(context, clients, start, _ranks(context, _averaged(context, share)), _layer_mean(context, share))
+    averaged = _averaged(context, share)
+    ranks, merged = _ranks(context, averaged), _merged(context, share, averaged)
+    mean = MeanShare(context, clients, start, ranks, _layer_mean(context, share), merged)
     by_number = dict(zip(context.cuts.shared, blocks, strict=False))  # a rank may hold the first few
     head = share.parts["head"]
     if "tail" in share.parts:
@@ -92,6 +95,13 @@ def _layer_mean(context: Context, share: Share) -> LayerMean | None:
 
 def _ranks(context: Context, trained: Sequence[nn.Parameter]) -> Ranks:
     return Ranks(context.config.lora.ranks, [parameter.shape for parameter in trained])
+
+
+def _merged(context: Context, share: Share, trained: Sequence[nn.Parameter]) -> MergedWeights | None:
+    """The weights below what clients train, which take in every average; None where adapters stay beside them."""
+    if context.config.fed.rank_aggregation != "stack":
+        return None
+    return MergedWeights(share.parts.values(), trained, context.config.train.seed)
 
 
 def _roster(context: Context, directory: RunDirectory, make: Callable[[int], M]) -> Roster[M]:
@@ -151,7 +161,8 @@ def _aggregator(context: Context, share: Share, directory: RunDirectory) -> Aggr
     of_clients = _averaged(context, share)
     whole = WholeModel(share.parts["whole"], of_clients, without(share.adapter("body"), of_clients))
     ranks, work = _ranks(context, of_clients), work_of(share.parts["whole"], context.config.model.tail_layers)
-    return AggregatorRole(context, whole, share.validation, directory, ranks, work, _layer_mean(context, share))
+    shared, merged = _layer_mean(context, share), _merged(context, share, of_clients)
+    return AggregatorRole(context, whole, share.validation, directory, ranks, work, shared, merged)
 
 
 def _edge(context: Context, client_rank: int, peer: int) -> Edge:

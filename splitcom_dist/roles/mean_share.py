@@ -8,11 +8,13 @@ from splitcom_dist.comm.circle import Ring
 from splitcom_dist.comm.factors import FactorSpoke
 from splitcom_dist.comm.layer_mean import LayerMean
 from splitcom_dist.comm.reduce import make_averaging
+from splitcom_dist.comm.stacked import StackSpoke
 from splitcom_dist.models.lora import flatten, unflatten_into
+from splitcom_dist.models.merging import MergedWeights
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.roster import Roster
-from splitcom_dist.state import State, facts, gathered, part_of, read_facts
+from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
 
 
 class MeanShare:
@@ -25,9 +27,10 @@ class MeanShare:
         start: Tensor,
         ranks: Ranks,
         shared: LayerMean | None,
+        merged: MergedWeights | None,
     ) -> None:
         """`start` (n,) is the adapter before training, of which clients hold what their `ranks` allow; blocks that
-        servers train too, which `shared` averages, are its end."""
+        servers train too, which `shared` averages, are its end. Where averages are merged, `merged` takes them in."""
         self.mean = start  # the newest one, from which everybody goes on who has not trained since
         self.weights: dict[int, int] = {}  # target tokens of those who have, by client
         self._cuts = context.cuts
@@ -38,15 +41,21 @@ class MeanShare:
         held = 0 if shared is None else self._cuts.deepest_of(world.layout.clients_of(world.rank))
         self._alone = len(start) - (shared.elements(held - self._cuts.shallowest) if shared else 0)
         self._averaging = make_averaging(context.config.fed.adapter_quantizer, start[: self._alone], world.circle)
+        self._merged = merged
         self._factors: FactorSpoke | None = None
-        if context.config.fed.rank_aggregation == "svd":
+        self._stack: StackSpoke | None = None
+        if (how := context.config.fed.rank_aggregation) != "zero_pad":
             ring = world.circle
             assert isinstance(ring, Ring)
-            self._factors = FactorSpoke(ring.group, world.layout, world.rank, ranks)
+            ends = ring.group, world.layout, world.rank, ranks
+            self._factors = FactorSpoke(*ends) if how == "svd" else None
+            self._stack = StackSpoke(*ends) if how == "stack" else None
 
     def bring_up_to_date(self, client: LogicalClient) -> None:
-        """A client that has not trained since the last mean begins with it."""
+        """A client that has not trained since the last mean begins with it; merged, with new factors and moments."""
         if client.id not in self.weights:
+            if self._merged is not None:
+                client.optimizer.forget()
             unflatten_into(self._ranks.share(self.mean[: client.elements], client.id), client.adapter)
 
     def add(self, number: int, targets: int) -> None:
@@ -64,6 +73,9 @@ class MeanShare:
         """The mean (n,), the total weight and the bytes handed over."""
         if self._factors is not None:
             return self._factors.mean(self.weights, self._adapter_of, step)
+        if self._stack is not None and self._merged is not None:
+            factors, total, size = self._stack.exchange(self.weights, self._adapter_of, step)
+            return self._merged.merge(factors, step) if total else self.mean, total, size
         weighted, weight = torch.zeros(self._alone), sum(self.weights.values())
         for number in sorted(self.weights):
             adapter = self._adapter_of(number)
@@ -85,10 +97,15 @@ class MeanShare:
         return self._clients.peek(number)["adapter"] if client is None else flatten(client.adapter)
 
     def state(self) -> State:
-        averaging = gathered({"averaging": self._averaging})
-        return {**averaging, "mean": self.mean, "facts": facts({"weights": self.weights})}
+        parts = gathered(self._memory)
+        return {**parts, "mean": self.mean, "facts": facts({"weights": self.weights})}
 
     def load(self, state: State) -> None:
-        self._averaging.load(part_of(state, "averaging"))
+        spread(state, self._memory)
         self.mean = state["mean"].clone()
         self.weights = {int(number): weight for number, weight in read_facts(state["facts"])["weights"].items()}
+
+    @property
+    def _memory(self) -> dict[str, Stateful]:
+        merged = {} if self._merged is None else {"merged": self._merged}
+        return {"averaging": self._averaging, **merged}
