@@ -112,8 +112,8 @@ def _check_ranks(config: Config) -> None:
         )
     if by_product and fed.lost == "go_on":
         raise UserError(
-            f"fed.rank_aggregation={fed.rank_aggregation}: fed.lost=go_on cannot do without a rank that is lost during it; set "
-            "fed.rank_aggregation=zero_pad or fed.lost=end"
+            f"fed.rank_aggregation={fed.rank_aggregation}: fed.lost=go_on cannot do without a rank that is lost during "
+            "it; set fed.rank_aggregation=zero_pad or fed.lost=end"
         )
 
 

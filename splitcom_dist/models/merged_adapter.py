@@ -1,8 +1,8 @@
 """What was merged into weights as an adapter that any reader of the PEFT format can load beside the original model.
 
-Its ranks are those of the merged changes, one a layer: after r rounds of K clients of rank 8 up to 8 K r, and at most the
-smaller side of the weight, where the adapter is larger than the weight itself. Exact but for rounding: what is left out
-is below float32's precision of the weight. With `model.dtype=bfloat16` the run itself computes with rounded weights.
+Its ranks are those of the merged changes, one a layer: after n rounds of K clients of rank r up to n K r, and at most
+the smaller side of the weight, where the adapter is larger than the weight itself. Exact but for rounding: what is left
+out is below float32's precision of the weight. With `model.dtype=bfloat16` the run itself computes with rounded sums.
 """
 
 import copy

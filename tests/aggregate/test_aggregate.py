@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from splitcom_dist.aggregate.factors import Factors, joined, padded, split, truncated
 from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.aggregate.stack import stack
-from splitcom_dist.aggregate.svd import filled, svd
+from splitcom_dist.aggregate.svd import factored, filled, svd
 from splitcom_dist.aggregate.zero_pad import kept_alive, zero_pad
 from splitcom_dist.config.schema import TrainConfig
 from splitcom_dist.training import AdapterOptimizer
@@ -157,3 +157,14 @@ def test_without_a_weight_there_is_no_mean() -> None:
 def test_more_ranks_than_the_weight_has_are_no_trouble() -> None:
     clients, weights = clients_of([4, 4, 4], 1, inside=5, out=3)
     assert error(svd(clients, weights, 4), mean_product(clients, weights)) < 1e-12
+
+
+@given(RANKS, SEEDS)
+def test_a_change_has_factors_of_its_own_rank(ranks: list[int], seed: int) -> None:
+    clients, weights = clients_of(ranks, seed)
+    change = mean_product(clients, weights)
+    found = factored(change, precision=1e-9)
+    assert found.rank == min(sum(ranks), OUT)
+    assert error(found, change) < 1e-12
+    values = torch.linalg.svdvals(change)
+    assert factored(change, precision=float(values[0]) * 2).rank == 1, "PEFT knows no rank 0"

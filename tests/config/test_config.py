@@ -140,14 +140,21 @@ def test_heads_cannot_rest_where_clients_may_be_late() -> None:
 
 
 def test_unequal_ranks_cannot_be_sent_as_changes_of_one_adapter() -> None:
-    for key in ("fed.rank_aggregation=svd", "lora.ranks=[8,4,2]"):
+    for key in ("fed.rank_aggregation=svd", "fed.rank_aggregation=stack", "lora.ranks=[8,4,2]"):
         with pytest.raises(UserError, match=r"set fed\.adapter_quantizer=none$"):
             load_config([], [key, "fed.adapter_quantizer=int8"])
 
 
-def test_products_are_not_averaged_without_a_lost_rank() -> None:
-    with pytest.raises(UserError, match=r"set fed\.rank_aggregation=zero_pad or fed\.lost=end"):
-        load_config([], ["fed.rank_aggregation=svd", "fed.lost=go_on"])
+@pytest.mark.parametrize("how", ["svd", "stack"])
+def test_products_are_not_averaged_without_a_lost_rank(how: str) -> None:
+    with pytest.raises(UserError, match=rf"^fed\.rank_aggregation={how}: .* set fed\.rank_aggregation=zero_pad or"):
+        load_config([], [f"fed.rank_aggregation={how}", "fed.lost=go_on"])
+
+
+@pytest.mark.parametrize("cuts", ["fed.cut_layers=[1,2,3]", "fed.cuts.policy=balance_time"])
+def test_nothing_is_merged_where_cuts_differ(cuts: str) -> None:
+    with pytest.raises(UserError, match=r"fed\.rank_aggregation=stack: where .* or equal cuts$"):
+        load_config([], ["fed.rank_aggregation=stack", "fed.cuts.deepest=3", cuts])
 
 
 def test_a_pool_is_not_divided_where_every_client_has_its_own_files() -> None:

@@ -33,6 +33,7 @@ CASES = {
     "u_shape": ["shape=u_shape", "codec=splitcom_all_int8", "control=ddpg", "control.ddpg.every=round"],
     "u_video": ["shape=u_shape", "codec=video", "control=byte_budget", "control.byte_budget.megabytes=1"],
     "aqsgd": ["codec=aqsgd"],
+    "stacked": ["fed.rank_aggregation=stack", "codec=video", "control=byte_budget"],
 }
 
 

@@ -21,16 +21,15 @@ from splitcom_dist.evaluation.subject import with_adapter
 from splitcom_dist.metrics.perplexity import perplexity
 from splitcom_dist.models.lora import adapter_parameters, attach_lora, fresh_a, is_in_part
 from splitcom_dist.models.split import load_part, parts_of, whole
-from splitcom_dist.schedule import Schedule
 from splitcom_dist.shards import training_shards, validation_samples
 from splitcom_dist.telemetry.hdf5 import read
 from splitcom_dist.training import AdapterOptimizer
 
-A = ".lora_A.default.weight"
+A, B = (f".lora_{end}.default.weight" for end in "AB")
 
 
 class OneProcess:
-    """All clients in turn on one whole model; `changes` (out, in), float64, is what its frozen weights have taken in."""
+    """All clients in turn on one whole model; `changes` (out, in), float64, are what its weights have taken in."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -92,16 +91,13 @@ class OneProcess:
     def merge(self, own: dict[int, dict[str, nn.Parameter]], weights: dict[int, int], step: int) -> None:
         total = sum(weights.values())
         for layer, a in self.layers.items():
-            b = self.of_clients[f"{layer}.lora_B.default.weight"]
-            scale = self.config.lora.alpha / len(a)
-            products = [
-                weights[client] / total * theirs[f"{layer}.lora_B.default.weight"].data.double() @ theirs[layer + A].data.double()
-                for client, theirs in own.items()
-            ]
-            self.changes[layer] = self.changes[layer] + scale * torch.stack(products).sum(0)
+            for client, theirs in own.items():
+                product = theirs[layer + B].data.double() @ theirs[layer + A].data.double()
+                change = self.config.lora.alpha / len(a) * weights[client] / total * product
+                self.changes[layer] = self.changes[layer] + change
             self.weight(layer).copy_(self.before[layer] + self.changes[layer])
             self.mean[layer + A] = fresh_a(a.shape, f"{self.config.train.seed} {layer} {step}")
-            self.mean[f"{layer}.lora_B.default.weight"] = torch.zeros_like(b)
+            self.mean[layer + B].zero_()
 
 
 def exported(out: Path, layer: str) -> Tensor:

@@ -97,6 +97,7 @@ def test_mistakes_are_one_line(extra: list[str], reason: str, profile: Path) -> 
         "lora.cut_rank=2",
         "lora.ranks=[4]",
         "fed.rank_aggregation=svd",
+        "fed.rank_aggregation=stack",
         "model.tail_layers=1",
     ],
 )
