@@ -112,9 +112,11 @@ def exported(out: Path, layer: str) -> Tensor:
     ("family", "optimizer", "tail", "more"),
     [
         ("llama", "sgd", 0, ["lora.ranks=[4,2,1]"]),
-        ("gpt2", "adamw", 0, ["fed.every=3", "roles.client_ranks=2"]),
+        pytest.param("gpt2", "adamw", 0, ["fed.every=3", "roles.client_ranks=2"], marks=pytest.mark.long),
         ("llama", "adamw", 0, ["lora.ranks=[4,2,1]", "fed.every=4", "fed.participation=0.67", "lora.cut_rank=3"]),
-        ("gpt2", "sgd", 1, ["fed.every=2", "roles.client_ranks=2", "fed.resident=1"]),
+        pytest.param(
+            *("gpt2", "sgd", 1, ["fed.every=2", "roles.client_ranks=2", "fed.resident=1"]), marks=pytest.mark.long
+        ),
     ],
     ids=["unequal_sgd", "equal_adamw", "unequal_adamw_drawn", "equal_u_shape"],
 )
