@@ -27,7 +27,7 @@ class MeanShare:
         start: Tensor,
         ranks: Ranks,
         shared: LayerMean | None,
-        merged: MergedWeights | None,
+        merged: MergedWeights | None = None,
     ) -> None:
         """`start` (n,) is the adapter before training, of which clients hold what their `ranks` allow; blocks that
         servers train too, which `shared` averages, are its end. Where averages are merged, `merged` takes them in."""

@@ -49,7 +49,8 @@ class OneProcess:
     def weight(self, layer: str) -> Tensor:
         """(out, in), a view."""
         base = self.model.get_submodule(layer).base_layer
-        return base.weight.data if isinstance(base, nn.Linear) else base.weight.data.T
+        weight: Tensor = base.weight.data
+        return weight if isinstance(base, nn.Linear) else weight.T
 
     def run(self) -> list[float]:
         """Every step's mean loss."""
@@ -105,7 +106,8 @@ def exported(out: Path, layer: str) -> Tensor:
     tensors = load_file(out / "adapter" / "adapter_model.safetensors")
     a, b = (tensors[f"base_model.model.{layer}.lora_{end}.weight"] for end in "AB")
     told = json.loads((out / "adapter" / "adapter_config.json").read_text())
-    return b.double() @ a.double() * told["alpha_pattern"][layer] / told["rank_pattern"][layer]
+    scale: float = told["alpha_pattern"][layer] / told["rank_pattern"][layer]
+    return scale * (b.double() @ a.double())
 
 
 @pytest.mark.parametrize(
