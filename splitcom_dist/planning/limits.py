@@ -9,9 +9,15 @@ from splitcom_dist.planning.estimate import Estimate
 METRICS = {
     "seconds": lambda found: found.run_seconds,
     "megabytes": lambda found: found.bytes / 1e6,
-    "client_memory_mb": lambda found: found.client_memory / 1e6,
-    "server_memory_mb": lambda found: found.server_memory / 1e6,
+    "client_memory_mb": lambda found: _megabytes(found.client_memory),
+    "server_memory_mb": lambda found: _megabytes(found.server_memory),
 }
+
+
+def _megabytes(size: int | None) -> float:
+    if size is None:
+        raise UserError("--limits: memory is not known to a profile of a run that has not finished; profile anew")
+    return size / 1e6
 
 
 @dataclass(frozen=True)
