@@ -14,6 +14,8 @@ LEAST_PACKETS = 8
 # Told apart are directions whose difference has a standard error of at most this share of their sum, and a latency
 # whose standard error is at most the other share of the median time.
 APART, LATENCY_APART = 0.25, 0.1
+LOSSES = ("soft_l1", "cauchy", "cauchy")  # each with the spread that the one before it has left
+UNKNOWN = 1e30  # a variance
 SPREAD = 1.4826  # a normal distribution's standard deviation over its median absolute deviation
 
 
@@ -30,7 +32,7 @@ class Way:
 @dataclass(frozen=True)
 class _Fit:
     values: np.ndarray  # (columns,)
-    covariance: np.ndarray  # (columns, columns), infinite where columns are not independent
+    covariance: np.ndarray  # (columns, columns), UNKNOWN where columns are not independent
 
     def error(self, weights: Sequence[float]) -> float:
         """Standard error of a weighted sum of the values."""
@@ -67,20 +69,20 @@ def _fit(columns: Sequence[np.ndarray], seconds: np.ndarray) -> _Fit:
     table = np.stack(columns, axis=1).astype(np.float64)
     scale = table.mean(0)
     table /= scale
-    start, *_ = np.linalg.lstsq(table, seconds, rcond=None)
-    width = max(_spread(table @ start - seconds), 1e-6)
-    found = least_squares(
-        lambda values: table @ values - seconds,
-        np.maximum(start, 1e-9),
-        jac=lambda values: table,
-        bounds=(0, np.inf),
-        loss="soft_l1",
-        f_scale=width,
-    ).x
+    found, *_ = np.linalg.lstsq(table, seconds, rcond=None)
+    for loss in LOSSES:
+        found = least_squares(
+            lambda values: table @ values - seconds,
+            np.maximum(found, 1e-9),
+            jac=lambda values: table,
+            bounds=(0, np.inf),
+            loss=loss,
+            f_scale=max(_spread(table @ found - seconds), 1e-6),
+        ).x
     product = table.T @ table
     count = len(seconds)
     if np.linalg.cond(product) > 1e12:
-        return _Fit(found / scale, np.diag(np.full(len(scale), np.inf)))
+        return _Fit(found / scale, np.diag(np.full(len(scale), UNKNOWN)))
     spread = _spread(table @ found - seconds) * np.sqrt(count / max(1, count - len(scale)))
     return _Fit(found / scale, spread**2 * np.linalg.inv(product) / np.outer(scale, scale))
 
