@@ -100,6 +100,7 @@ def main() -> None:
             errors.append(found.step_seconds / seconds - 1)
             from_logs.append(logged.step_seconds / seconds - 1)
             crossed = sum(link["wire_bytes"] for link in summary.links.values()) + summary.adapter_bytes
+            assert found.client_memory is not None
             peak = max(rank.resident_bytes for rank in summary.ranks if "client" in rank.name)
             lines.append(
                 f"| {case.up:g} / {case.down:g} | {case.delay:g} | {case.ranks} x {case.clients} | {case.cut} | "

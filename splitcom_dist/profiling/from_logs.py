@@ -30,6 +30,8 @@ from splitcom_dist.schedule import schedule_for
 from splitcom_dist.shards import training_shards
 from splitcom_dist.telemetry.summary import read as read_summary
 
+ALIKE = 0.05  # by so much the mean batches of runs may differ: a seed that divides the data otherwise
+
 
 @dataclass(frozen=True)
 class Logged:
@@ -39,7 +41,7 @@ class Logged:
     config: Config
     exchanges: Mapping[int, Exchanges]  # by client rank
     optimizer: float | None  # a server's, seconds a step
-    resident: Sequence[int]  # by rank; none of a run that has not finished
+    resident: Sequence[int]  # by rank; none of a run that has not finished, or computed on GPUs
     codec: CodecRun
 
     def ends(self, layout: Layout, rank: int) -> list[End]:
@@ -56,7 +58,8 @@ def profile_from_logs(roots: Sequence[Path]) -> Profile:
     batch, tokens = typical_batch(config, source)
     for root, other in zip(roots[1:], configs[1:], strict=True):
         _check_alike(root, other, roots[0], config)
-        if typical_batch(other, source) != (batch, tokens):
+        own, own_tokens = typical_batch(other, source)
+        if own.samples != batch.samples or abs(own_tokens - tokens) > ALIKE * tokens:
             raise UserError(f"--from {root}: its batches are not those of {roots[0]}; name runs on the same data")
     layout = layout_for(config)
     runs = [_logged(root, own, source, layout) for root, own in zip(roots, configs, strict=True)]
@@ -71,7 +74,7 @@ def profile_from_logs(roots: Sequence[Path]) -> Profile:
         notes += [f"link of {layout.name_of(client)}: packets do not tell {each}" for each in untold]
     ranks = [_speed(runs, rank, source, layout, batch) for rank in (*layout.client_ranks, *layout.server_ranks)]
     if any(speed.process_bytes is None for speed in ranks):
-        notes.append("memory is known of finished runs only")
+        notes.append("memory is known of finished runs on CPUs only")
     return Profile(
         config.model.name,
         config.model.dtype,
@@ -115,7 +118,7 @@ def _logged(root: Path, config: Config, source: ModelSource, layout: Layout) -> 
     run = open_run(root)
     shards = training_shards(config, source.tokenizer(), range(layout.clients))
     schedule = schedule_for(config, layout, tuple(len(shards[client]) for client in range(layout.clients)))
-    summary = read_summary(root / "summary.json") if run.finished else None
+    summary = read_summary(root / "summary.json") if run.finished and not _on_gpus(root) else None
     return Logged(
         run,
         config,
@@ -124,6 +127,11 @@ def _logged(root: Path, config: Config, source: ModelSource, layout: Layout) -> 
         [] if summary is None else [rank.resident_bytes for rank in summary.ranks],
         codec_run(run, config, source, schedule, shards),
     )
+
+
+def _on_gpus(root: Path) -> bool:
+    """Whether a rank's weights lay elsewhere than in what its process held."""
+    return any("computes on cuda" in path.read_text(errors="replace") for path in (root / "log").glob("rank_*.log"))
 
 
 def _edge(runs: Sequence[Logged], client: int, server: int) -> tuple[EdgeSpeed, Sequence[str]]:

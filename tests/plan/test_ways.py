@@ -7,7 +7,7 @@ from splitcom_dist.plan.ways import fit_way
 
 UP, DOWN, LATENCY = 1e6, 4e6, 0.02
 DRAW = np.random.default_rng(0)
-SIZES = DRAW.integers(50_000, 500_000, (2, 60)).astype(float)
+SIZES = [DRAW.integers(50_000, 500_000, 60).astype(float) for _ in range(2)]
 
 
 def seconds(up: np.ndarray, down: np.ndarray, noise: float = 0.002) -> np.ndarray:
@@ -16,8 +16,10 @@ def seconds(up: np.ndarray, down: np.ndarray, noise: float = 0.002) -> np.ndarra
 
 
 def test_packets_of_many_sizes_tell_all_three_in_spite_of_some_that_were_held_up() -> None:
-    way = fit_way(*SIZES, seconds(*SIZES))
-    assert (way.up, way.down) == (pytest.approx(UP, rel=0.05), pytest.approx(DOWN, rel=0.15))
+    up, down = SIZES
+    way = fit_way(up, down, seconds(up, down))
+    assert way.up == pytest.approx(UP, rel=0.05)
+    assert way.down == pytest.approx(DOWN, rel=0.15)
     assert way.latency == pytest.approx(LATENCY, abs=0.008)
     assert not way.untold
 
@@ -46,4 +48,4 @@ def test_packets_too_fast_to_time_give_the_least_that_the_bandwidth_can_be() -> 
 
 def test_a_handful_of_packets_is_refused() -> None:
     with pytest.raises(ValueError, match="7 packets, 8 at least"):
-        fit_way(*SIZES[:, :7], np.ones(7))
+        fit_way(np.ones(7), np.ones(7), np.ones(7))
