@@ -54,6 +54,8 @@ class Logged:
 def profile_from_logs(roots: Sequence[Path]) -> Profile:
     """Of runs on one cluster that differ in codec, cut and what else a plan chooses. Raises UserError."""
     configs = [_config(root) for root in roots]
+    if len({each.codec.name for each in configs}) < len(roots):
+        raise UserError("--from: two of these runs have one codec; name one run of each")
     config, source = configs[0], find_model(configs[0].model.name, configs[0].model.dropout)
     batch, tokens = typical_batch(config, source)
     for root, other in zip(roots[1:], configs[1:], strict=True):
@@ -63,9 +65,6 @@ def profile_from_logs(roots: Sequence[Path]) -> Profile:
             raise UserError(f"--from {root}: its batches are not those of {roots[0]}; name runs on the same data")
     layout = layout_for(config)
     runs = [_logged(root, own, source, layout) for root, own in zip(roots, configs, strict=True)]
-    by_codec = {each.config.codec.name: each for each in runs}
-    if len(by_codec) < len(runs):
-        raise UserError("--from: two of these runs have one codec; name one run of each")
     notes = [f"{each.run.name}: {note}" for each in runs for note in each.run.notes]
     edges = []
     for client, server in layout.edges():
@@ -84,7 +83,7 @@ def profile_from_logs(roots: Sequence[Path]) -> Profile:
         batch.targets or 0,
         ranks,
         edges,
-        {name: each.codec for name, each in by_codec.items()},
+        {each.config.codec.name: each.codec for each in runs},
         notes,
     )
 

@@ -113,7 +113,7 @@ def test_mistakes_are_one_line(gated: Path, tmp_path: Path) -> None:
         profile_from_logs([gated, write_run(tmp_path / "more", "codec=int8", "fed.clients=3")])
     for arguments, reason in (
         (["--from", str(tmp_path / "nowhere")], "no config.yaml"),
-        (["--from", str(gated), "codec=none"], "leave it out"),
+        (["codec=none", "--from", str(gated)], "leave it out"),
         (["--from", str(write_run(tmp_path / "u", "model.tail_layers=1"))], "only the standard shape"),
         (["--from", str(write_run(tmp_path / "f", "codec=frozen"))], "its heads do not train"),
     ):
