@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-LEAST_PACKETS = 8
+LEAST_PACKETS = 8  # to tell bandwidths and latency
+FEW_PACKETS = 3  # to tell how long packets take on the whole
+QUICKEST = 0.1  # of packets that all had to queue, so many are taken to have queued least
 # Told apart are directions whose difference has a standard error of at most this share of their sum, and a latency
 # whose standard error is at most the other share of the median time.
 APART, LATENCY_APART = 0.25, 0.1
@@ -39,10 +41,17 @@ class _Fit:
         return float(np.sqrt(np.asarray(weights) @ self.covariance @ np.asarray(weights)))
 
 
-def fit_way(up: np.ndarray, down: np.ndarray, seconds: np.ndarray) -> Way:
-    """From bytes up, bytes down and seconds of each exchange, all (n,). ValueError for fewer than LEAST_PACKETS."""
-    if len(seconds) < LEAST_PACKETS:
-        raise ValueError(f"{len(seconds)} packets, {LEAST_PACKETS} at least are needed")
+def fit_way(up: np.ndarray, down: np.ndarray, seconds: np.ndarray, unqueued: np.ndarray) -> Way:
+    """From bytes up, bytes down and seconds of each exchange, and whether the packet was taken as it came, all (n,).
+
+    ValueError for fewer than FEW_PACKETS.
+    """
+    if len(seconds) < FEW_PACKETS:
+        raise ValueError(f"{len(seconds)} packets, {FEW_PACKETS} at least are needed")
+    count = int(np.count_nonzero(unqueued))
+    if count < LEAST_PACKETS:
+        return _on_the_whole(up + down, seconds, unqueued, count)
+    up, down, seconds = up[unqueued], down[unqueued], seconds[unqueued]
     untold, both, ones = [], up + down, np.ones(len(seconds))
     fitted = _fit([up, down, ones], seconds)
     directions = fitted.error([1, -1, 0]) <= APART * (fitted.values[0] + fitted.values[1])
@@ -62,6 +71,16 @@ def fit_way(up: np.ndarray, down: np.ndarray, seconds: np.ndarray) -> Way:
             untold.append(f"{name} from no time at all: the least that it can be is taken")
         rates.append(1 / (pace + error if pace <= error else pace))
     return Way(rates[0], rates[-1], latency, untold)
+
+
+def _on_the_whole(both: np.ndarray, seconds: np.ndarray, unqueued: np.ndarray, count: int) -> Way:
+    """Both directions equally fast, latency in them: as packets that did not queue say, or as the quickest."""
+    paces, found = seconds / both, f"{count} of {len(seconds)} found the server waiting"
+    if count >= FEW_PACKETS:
+        pace, untold = float(np.median(paces[unqueued])), f"up from down and latency: {found}"
+    else:
+        pace, untold = float(np.quantile(paces, QUICKEST)), f"more than the least speed of the link: {found}"
+    return Way(1 / pace, 1 / pace, 0.0, [untold])
 
 
 def _fit(columns: Sequence[np.ndarray], seconds: np.ndarray) -> _Fit:

@@ -134,19 +134,12 @@ def _on_gpus(root: Path) -> bool:
 
 
 def _edge(runs: Sequence[Logged], client: int, server: int) -> tuple[EdgeSpeed, Sequence[str]]:
-    """Fitted to all packets that found the server idle, and what they do not tell."""
-    own = [each.exchanges[client] for each in runs]
-    idle = np.concatenate([each.found_idle for each in own])
-    up, down, seconds = (
-        np.concatenate([getattr(each, name) for each in own])[idle] for name in ("up_bytes", "down_bytes", "on_the_way")
-    )
+    """Fitted to the packets of all runs, and what they do not tell."""
+    names, own = ("up_bytes", "down_bytes", "on_the_way", "found_idle"), [each.exchanges[client] for each in runs]
     try:
-        way = fit_way(up, down, seconds)
+        way = fit_way(*(np.concatenate([getattr(each, name) for each in own]) for name in names))
     except ValueError as error:
-        raise UserError(
-            f"--from {runs[0].run.root}: of the {len(idle)} packets of client rank {client} too few found the server "
-            f"idle: {error}; measure with `splitcom profile`"
-        ) from None
+        raise UserError(f"--from {runs[0].run.root}: of client rank {client} the logs have {error}") from None
     return EdgeSpeed(client, server, way.up, way.down, way.latency), way.untold
 
 

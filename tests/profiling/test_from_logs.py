@@ -106,9 +106,11 @@ def test_a_run_that_goes_on_tells_all_but_memory(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line(gated: Path, tmp_path: Path) -> None:
-    short = write_run(tmp_path / "short", "codec=splitcom", finished=False, steps=12 - 2 * 4)
-    with pytest.raises(UserError, match="idle: 3 packets, 8 at least are needed; measure with `splitcom profile`"):
-        profile_from_logs([short])
+    with pytest.raises(UserError, match="no step behind the first"):
+        profile_from_logs([write_run(tmp_path / "one", "codec=splitcom", finished=False, steps=1)])
+    short = write_run(tmp_path / "short", "codec=splitcom", finished=False, steps=5)
+    with pytest.raises(UserError, match="had not finished a second epoch"):
+        planned(short, tmp_path / "p.json", Choice(2, 8, "splitcom"))
     with pytest.raises(UserError, match=r"fed\.clients"):
         profile_from_logs([gated, write_run(tmp_path / "more", "codec=int8", "fed.clients=3")])
     for arguments, reason in (
