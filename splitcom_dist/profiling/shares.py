@@ -30,13 +30,14 @@ def codec_run(
         if not len(crossed):
             raise UserError(f"--from {run.root}: it has not finished an epoch, so what its codec sends is not known")
         for name in open_links:
-            first[name] = crossed[0][LINK_CODES[name]] / once[name].most
+            first[name] = float(crossed[0][LINK_CODES[name]] / once[name].most)
         later = None
         if len(crossed) > 1:
             repeats = {name: twice[name].most - once[name].most for name in twice}
             means = crossed[1:].mean(0)
             later = {
-                name: means[LINK_CODES[name]] / most if name in open_links else 1.0 for name, most in repeats.items()
+                name: float(means[LINK_CODES[name]] / most) if name in open_links else 1.0
+                for name, most in repeats.items()
             }
     return CodecRun(asdict(config.codec), asdict(config.control), first, later)
 

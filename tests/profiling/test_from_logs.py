@@ -126,9 +126,9 @@ def test_mistakes_are_one_line(gated: Path, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_real_run_over_a_slow_link_tells_its_bandwidth_and_its_own_step_time(tmp_path: Path) -> None:
     settings = [
-        *("data.train_samples=40", "data.validation_samples=2", "train.batch_size=4", "train.epochs=4"),
-        *("fed.clients=1", "roles.client_ranks=1", "fed.every=5", "codec=splitcom_all", "runtime.threads=1"),
-        *("codec.down_gradient.theta=0.5", "telemetry.progress=false"),
+        *("data.train_samples=32", "data.validation_samples=2", "train.batch_size=4", "train.epochs=3"),
+        *("fed.clients=1", "roles.client_ranks=1", "fed.every=5", "runtime.threads=1", "telemetry.progress=false"),
+        *("codec=splitcom", "codec.up_activation.theta=-1"),  # nothing goes up after the first epoch
         *("runtime.link.up_mbit=4", "runtime.link.down_mbit=8", "runtime.link.delay_ms=5"),
     ]
     run, file = tmp_path / "run", tmp_path / "profile.json"
@@ -137,11 +137,11 @@ def test_a_real_run_over_a_slow_link_tells_its_bandwidth_and_its_own_step_time(t
     assert found.code == 0 and "1 edges" in found.stdout, found.stderr
     (edge,) = read(file).edges
     assert 0.7 * 5e5 < edge.up < 1.2 * 5e5, "4 Mbit/s"
-    assert 0.6 * 1e6 < edge.down < 1.4 * 1e6, "8 Mbit/s"
+    assert 0.7 * 1e6 < edge.down < 1.2 * 1e6, "8 Mbit/s"
     config = load_config([run / "config.yaml"])
-    foreseen = estimate(open_setting(config, file), Choice(config.model.cut_layer, config.lora.rank, "splitcom_all"))
+    foreseen = estimate(open_setting(config, file), Choice(config.model.cut_layer, config.lora.rank, "splitcom"))
     rows = read_log(run / "telemetry" / "rank_00000.h5", "train")
     rounds = read_log(run / "telemetry" / "rank_00000.h5", "rounds")
     turns = rows["seconds"] + rows["wait"]  # first epochs send more than later ones, plans are for their mean
-    step = np.mean([np.median(turns[rows["epoch"] == epoch]) for epoch in range(4)]) + np.median(rounds["seconds"]) / 5
+    step = np.mean([np.median(turns[rows["epoch"] == epoch]) for epoch in range(3)]) + np.median(rounds["seconds"]) / 5
     assert 0.7 < foreseen.step_seconds / step < 1.4
