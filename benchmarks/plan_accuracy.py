@@ -45,7 +45,7 @@ class Case:
     clients: int
     cut: int
     codec: str
-    steps: int = 24  # with fewer, too few packets of several clients find their server idle
+    steps: int = 12
     batch: int = 8
 
     @property
