@@ -5,7 +5,8 @@
 Every setting is profiled and trained right after, several times, with links that runtime.link slows; seconds of a step
 are the client ranks' own, with averagings, without evaluations and the first round. Goal: median error below 10 %,
 worst below 25 %. On a machine that others use, start it with `nice -n -10`: load that comes between a profile and its
-run is foreseen by nobody. Writes benchmarks/results/plan_accuracy.md.
+run is foreseen by nobody. The same is foreseen once more from the run's own logs (`splitcom profile --from`). Writes
+benchmarks/results/plan_accuracy.md.
 """
 
 import argparse
@@ -21,8 +22,8 @@ from pareto_runs import ROOT, call
 
 from splitcom_dist.config.files import load_config
 from splitcom_dist.plan.cluster import read as read_profile
-from splitcom_dist.planning.estimate import Choice, Estimate, estimate
-from splitcom_dist.planning.setting import open_setting
+from splitcom_dist.planning.estimate import Estimate, estimate
+from splitcom_dist.planning.setting import Choice, open_setting
 from splitcom_dist.telemetry.hdf5 import read
 from splitcom_dist.telemetry.summary import read as read_summary
 
@@ -74,38 +75,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="where profiles and run directories are kept")
     parser.add_argument("--repeats", type=int, default=1, help="profiles and runs of each setting")
+    parser.add_argument("--only", help="settings whose name has this, printed and not written")
     options = parser.parse_args()
     lines = [
         "# Predicted against measured step time",
         "",
         "The embedded model, profile and run one after the other, links slowed by runtime.link. Measured is the mean "
         "of steps and averagings after the first round, beside it their median. Load is that of the machine right "
-        "after the run, by others too. Memory is the largest of the client ranks: predicted, and resident peak.",
+        "after the run, by others too. Memory is the largest of the client ranks: predicted, and resident peak. From "
+        "logs is what a profile of the run's own logs predicts: how well they are taken apart and put together again.",
         "",
         "| up / down, Mbit/s | delay, ms | client ranks x clients | cut | codec | predicted, s | measured, s | error | "
-        "median, s | bytes, error | client memory, MB | load |",
-        "|---|---:|---|---:|---|---:|---:|---:|---:|---:|---|---:|",
+        "median, s | from logs, s | error | bytes, error | client memory, MB | load |",
+        "|---|---:|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---|---:|",
     ]
-    errors = []
+    errors, from_logs = [], []
     for case in CASES:
+        if options.only and options.only not in case.name:
+            continue
         for repeat in range(options.repeats):
             folder = options.runs.resolve() / f"{case.name}-{repeat}"
-            found, (middle, seconds), load = measure(case, folder)
+            (found, logged), (middle, seconds), load = measure(case, folder)
             summary = read_summary(folder / "run" / "summary.json")
             errors.append(found.step_seconds / seconds - 1)
+            own = "refused | "
+            if logged is not None:
+                from_logs.append(logged.step_seconds / seconds - 1)
+                own = f"{logged.step_seconds:.3f} | {100 * from_logs[-1]:+.1f} %"
             crossed = sum(link["wire_bytes"] for link in summary.links.values()) + summary.adapter_bytes
+            assert found.client_memory is not None
             peak = max(rank.resident_bytes for rank in summary.ranks if "client" in rank.name)
             lines.append(
                 f"| {case.up:g} / {case.down:g} | {case.delay:g} | {case.ranks} x {case.clients} | {case.cut} | "
                 f"{case.codec} | {found.step_seconds:.3f} | {seconds:.3f} | {100 * errors[-1]:+.1f} % | {middle:.3f} | "
-                f"{100 * (found.bytes / crossed - 1):+.2f} % | {found.client_memory / 1e6:.0f}, measured "
+                f"{own} | {100 * (found.bytes / crossed - 1):+.2f} % | {found.client_memory / 1e6:.0f}, measured "
                 f"{peak / 1e6:.0f} | {load:.0f} |"
             )
             print(lines[-1], flush=True)
-    sizes = [abs(error) for error in errors]
+    if options.only:
+        return
+    sizes, logged_sizes = ([abs(error) for error in each] for each in (errors, from_logs))
     lines += [
         "",
-        f"Median error {100 * median(sizes):.1f} %, worst {100 * max(sizes):.1f} %; "
+        f"Median error {100 * median(sizes):.1f} %, worst {100 * max(sizes):.1f} %; from the run's own logs "
+        f"{100 * median(logged_sizes):.1f} % and {100 * max(logged_sizes):.1f} %; "
         f"{len(os.sched_getaffinity(0))} cores, processes at niceness {os.nice(0)}.",
         "",
     ]
@@ -113,9 +126,10 @@ def main() -> None:
     print(lines[-2])
 
 
-def measure(case: Case, folder: Path) -> tuple[Estimate, tuple[float, float], float]:
-    """The estimate, the measured seconds of a step (median, mean), and the load of the machine after the run."""
-    profile, run, told = folder / "profile.json", folder / "run", folder / "load"
+def measure(case: Case, folder: Path) -> tuple[tuple[Estimate, Estimate | None], tuple[float, float], float]:
+    """The estimates from the profile and from the run's logs (None where they tell too little), the measured seconds of
+    a step (median, mean), and the load of the machine after the run."""
+    profile, logged, run, told = folder / "profile.json", folder / "logged.json", folder / "run", folder / "load"
     settings = [EXPERIMENT, *case.settings]
     if not (run / "summary.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
@@ -125,10 +139,15 @@ def measure(case: Case, folder: Path) -> tuple[Estimate, tuple[float, float], fl
             if failed := call(command):
                 sys.exit(f"{folder}: {failed}")
         told.write_text(str(os.getloadavg()[0]))
+    refused = call(["profile", "--from", str(run), "--out", str(logged)])
+    if refused:
+        print(f"{folder}: {refused}", flush=True)
     config = load_config([EXPERIMENT], case.settings)
     assert read_profile(profile).samples == case.batch
-    found = estimate(open_setting(config, profile), Choice(case.cut, config.lora.rank, case.codec))
-    return found, measured(run, case), float(told.read_text())
+    choice = Choice(case.cut, config.lora.rank, case.codec)
+    found = estimate(open_setting(config, profile), choice)
+    own = None if refused else estimate(open_setting(config, logged), choice)
+    return (found, own), measured(run, case), float(told.read_text())
 
 
 def measured(run: Path, case: Case) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,6 +51,12 @@ def load_config(files: Sequence[str | Path] = (), overrides: Sequence[str] = ())
     config.extensions = load_extensions(config.extensions)
     validate(config)
     return config
+
+
+def with_groups(config: Config, groups: Mapping[str, Any]) -> Config:
+    """The configuration with the keys of some groups as given, from another one's resolved values."""
+    merged = OmegaConf.merge(OmegaConf.structured(config), dict(groups))
+    return cast(Config, OmegaConf.to_object(merged))
 
 
 def to_yaml(config: Config) -> str:

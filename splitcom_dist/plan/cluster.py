@@ -1,8 +1,9 @@
-"""What was measured of a cluster: how fast each rank computes one batch of a run, and the link of every edge."""
+"""What was measured of a cluster: how fast each rank computes one batch of a run, and the link of every edge; of codecs
+whose bytes depend on what is sent, how much runs have sent."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class RankSpeed:
     backward: Line
     optimizer: Line  # a step over the adapters of so many blocks
     codecs: Mapping[str, CodecSeconds]  # by preset, one packet of the batch
-    process_bytes: int  # resident at the peak, without what is the model's
+    process_bytes: int | None  # resident at the peak, without what is the model's; None: not known
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class EdgeSpeed:
 
 
 @dataclass(frozen=True)
+class CodecRun:
+    """A codec as a run had it; shares are by link, of the bytes that would have crossed if nothing had been skipped."""
+
+    codec: Mapping[str, Any]  # that group of the run's configuration
+    control: Mapping[str, Any]
+    first: Mapping[str, float]  # in the first epoch
+    later: Mapping[str, float] | None  # in those after it; None: the run had none
+
+
+@dataclass(frozen=True)
 class Profile:
     model: str
     dtype: str
@@ -62,6 +73,8 @@ class Profile:
     targets: int
     ranks: Sequence[RankSpeed]
     edges: Sequence[EdgeSpeed]
+    runs: Mapping[str, CodecRun] = field(default_factory=dict)  # by codec, where the profile is from logs
+    notes: Sequence[str] = field(default_factory=list)  # what it does not know
 
     def of_role(self, role: str) -> list[RankSpeed]:
         return [speed for speed in self.ranks if speed.role == role]
@@ -79,6 +92,7 @@ def read(path: Path) -> Profile:
             raise UserError(f"--profile {path}: written by another version; run `splitcom profile` again")
         values["ranks"] = [rank_from(rank) for rank in values["ranks"]]
         values["edges"] = [EdgeSpeed(**edge) for edge in values["edges"]]
+        values["runs"] = {name: CodecRun(**run) for name, run in values.get("runs", {}).items()}
         return Profile(**values)
     except OSError as error:
         raise UserError(f"--profile {path}: {error.strerror}; `splitcom profile` writes one") from None

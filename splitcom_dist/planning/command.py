@@ -10,7 +10,8 @@ from splitcom_dist.config.files import load_config, to_yaml
 from splitcom_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from splitcom_dist.planning.estimate import Estimate, Setting
+    from splitcom_dist.planning.estimate import Estimate
+    from splitcom_dist.planning.setting import Setting
 
 SHOWN = 8  # choices in the table
 
@@ -34,9 +35,9 @@ def plan(options: argparse.Namespace) -> int:
         [setting for setting in options.settings if "=" in setting],
     )
     try:  # imported here: torch takes seconds, a misspelt key should not
-        from splitcom_dist.planning.estimate import Choice, estimate
+        from splitcom_dist.planning.estimate import estimate
         from splitcom_dist.planning.limits import parse, within
-        from splitcom_dist.planning.setting import open_setting
+        from splitcom_dist.planning.setting import Choice, open_setting
     except ModuleNotFoundError as error:
         raise UserError(
             f"splitcom plan needs {str(error.name).split('.')[0]}: pip install 'splitcom-dist[plan]'"
@@ -48,7 +49,9 @@ def plan(options: argparse.Namespace) -> int:
     ranks = _numbers("--ranks", options.ranks, [config.lora.rank])
     codecs = options.codecs.split(",") if options.codecs else known
     if unknown := sorted(set(codecs) - set(known)):
-        raise UserError(f"--codecs {unknown[0]}: planned are {', '.join(known)}, whose bytes can be foreseen")
+        raise UserError(
+            f"--codecs {unknown[0]}: the profile has {', '.join(known)}; `splitcom profile --from RUN` reads others"
+        )
     if bad := [cut for cut in cuts if not 1 <= cut < setting.shape.blocks]:
         raise UserError(
             f"--cuts {bad[0]}: the model has {setting.shape.blocks} blocks, choose 1 to {setting.shape.blocks - 1}"
@@ -57,7 +60,7 @@ def plan(options: argparse.Namespace) -> int:
     _print(found, setting)
     if options.out is not None:
         try:
-            options.out.write_text(to_yaml(found[0].choice.applied(config)), encoding="utf-8")
+            options.out.write_text(to_yaml(setting.applied(found[0].choice)), encoding="utf-8")
         except OSError as error:
             raise UserError(f"--out {options.out}: {error.strerror}") from None
         print(f"{options.out}: splitcom train {options.out}")
@@ -74,6 +77,12 @@ def _numbers(option: str, text: str | None, default: Sequence[int]) -> Sequence[
     if min(numbers) < 1:
         raise UserError(f"{option} {text}: must be at least 1")
     return numbers
+
+
+def _memory(size: int | None) -> str:
+    from splitcom_dist.telemetry.summary import megabytes
+
+    return "unknown" if size is None else megabytes(size)
 
 
 def _print(found: "Sequence[Estimate]", setting: "Setting") -> None:
@@ -95,7 +104,8 @@ def _print(found: "Sequence[Estimate]", setting: "Setting") -> None:
             each.choice.codec,
             f"{each.step_seconds:.3f} s",
             f"{each.run_seconds:,.0f} s",
-            *map(megabytes, (each.bytes, each.client_memory, each.server_memory)),
+            megabytes(each.bytes),
+            *(_memory(size) for size in (each.client_memory, each.server_memory)),
             style="bold" if each is best else "",
         )
     console.print(table)
@@ -103,7 +113,9 @@ def _print(found: "Sequence[Estimate]", setting: "Setting") -> None:
     for rank in range(layout.world_size - 1):
         role = layout.role_of(rank)
         memory = best.client_memory if role == "client" else best.server_memory
-        console.print(f"{layout.name_of(rank)}: {megabytes(memory)} memory", highlight=False)
+        console.print(f"{layout.name_of(rank)}: {_memory(memory)} memory", highlight=False)
     for link, size in best.link_bytes.items():
         console.print(f"{link}: {megabytes(size)} in the whole run", highlight=False)
     console.print(f"adapters: {megabytes(best.adapter_bytes)}", highlight=False)
+    for note in setting.profile.notes:
+        console.print(f"note: {note}", highlight=False)

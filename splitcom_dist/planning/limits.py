@@ -1,16 +1,23 @@
 """Limits that a plan must keep, and which one to relax by how much where none can."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from splitcom_dist.errors import UserError
 from splitcom_dist.planning.estimate import Estimate
 
-METRICS = {
+
+def _megabytes(size: int | None) -> float:
+    if size is None:
+        raise UserError("--limits: the profile is of a run that has not finished or was on GPUs, and knows no memory")
+    return size / 1e6
+
+
+METRICS: Mapping[str, Callable[[Estimate], float]] = {
     "seconds": lambda found: found.run_seconds,
     "megabytes": lambda found: found.bytes / 1e6,
-    "client_memory_mb": lambda found: found.client_memory / 1e6,
-    "server_memory_mb": lambda found: found.server_memory / 1e6,
+    "client_memory_mb": lambda found: _megabytes(found.client_memory),
+    "server_memory_mb": lambda found: _megabytes(found.server_memory),
 }
 
 

@@ -1,5 +1,5 @@
-"""Which runs can be profiled and planned: whole servers in the standard shape, one cut and one LoRA rank for all
-clients, at the speed that their ranks have."""
+"""Which runs can be profiled and planned: whole servers in the standard shape that serve clients one after the other,
+one cut and one LoRA rank for all clients, which take part in every step at the speed that their ranks have."""
 
 from splitcom_dist.config.schema import Config, lookup
 from splitcom_dist.errors import UserError
@@ -11,6 +11,12 @@ def check_planned(config: Config) -> None:
         raise UserError("model.tail_layers: only the standard shape is planned, set model.tail_layers=0")
     if config.roles.server_shards > 1:
         raise UserError("roles.server_shards: only whole servers are planned, set roles.server_shards=1")
+    if config.roles.server_batching != "sequential":
+        raise UserError("roles.server_batching: merged waves are not planned, set roles.server_batching=sequential")
+    if config.fed.participation < 1:
+        raise UserError("fed.participation: rounds of some clients are not planned, set fed.participation=1")
+    if config.rest.policy != "never":
+        raise UserError("rest.policy: epochs in which heads rest are not planned, set rest.policy=never")
     for key, needed in (
         ("fed.cut_layers", None),
         ("fed.cuts.policy", "static"),

@@ -1,4 +1,5 @@
-"""`splitcom profile CONFIG.yaml ... --out profile.json`: as a rank of a launch, or with all ranks on this machine."""
+"""`splitcom profile CONFIG.yaml ... --out profile.json`: as a rank of a launch, or with all ranks on this machine; or
+`splitcom profile --from RUN ...`: from the logs of runs."""
 
 import argparse
 from pathlib import Path
@@ -13,16 +14,22 @@ from splitcom_dist.planning.scope import check_planned
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("settings", nargs="*", metavar="CONFIG.yaml|key=value", help="of the run, as for `train`")
+    text = "read logs instead: of a run, or of several with different codecs on the same cluster"
+    parser.add_argument("--from", dest="runs", nargs="+", type=Path, metavar="RUN", help=text)
     parser.add_argument("--out", type=Path, default=Path("profile.json"), help="file (default: profile.json)")
 
 
 def profile(options: argparse.Namespace, place: Place | None) -> int:
     """Measure as the arguments say; returns the exit code. Raises UserError."""
+    if not options.out.resolve().parent.is_dir():
+        raise UserError(f"--out {options.out}: no such folder")
+    if options.runs:
+        if options.settings:
+            raise UserError(f"{options.settings[0]}: --from takes the settings of its runs, leave it out")
+        return _from_logs(options) if place is None or place.rank == 0 else 0
     files = [setting for setting in options.settings if "=" not in setting]
     config = load_config(files, [setting for setting in options.settings if "=" in setting])
     check_planned(config)
-    if not options.out.resolve().parent.is_dir():
-        raise UserError(f"--out {options.out}: no such folder")
     if place is None:
         from splitcom_dist.launcher import launch
         from splitcom_dist.profiling.run import profile_rank
@@ -33,3 +40,23 @@ def profile(options: argparse.Namespace, place: Place | None) -> int:
     from splitcom_dist.profiling.run import profile_rank
 
     end_process(profile_rank(config, place, options.out))
+
+
+def _from_logs(options: argparse.Namespace) -> int:
+    try:  # imported here: torch takes seconds, a misspelt option should not
+        from splitcom_dist.profiling.from_logs import profile_from_logs
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"splitcom profile --from needs {str(error.name).split('.')[0]}: pip install 'splitcom-dist[plan]'"
+        ) from None
+    from splitcom_dist.plan.cluster import write
+
+    found = profile_from_logs(options.runs)
+    for note in found.notes:
+        print(f"note: {note}")
+    try:
+        write(found, options.out)
+    except OSError as error:
+        raise UserError(f"--out {options.out}: {error.strerror}") from None
+    print(f"{options.out}: {len(found.ranks)} ranks and {len(found.edges)} edges")
+    return 0

@@ -3,8 +3,9 @@
 import pytest
 
 from splitcom_dist.errors import UserError
-from splitcom_dist.planning.estimate import Choice, Estimate
+from splitcom_dist.planning.estimate import Estimate
 from splitcom_dist.planning.limits import parse, within
+from splitcom_dist.planning.setting import Choice
 
 
 def made(cut: int, seconds: float, megabytes: float, memory: float) -> Estimate:

@@ -26,7 +26,7 @@ def test_every_rank_and_edge_is_measured_over_the_slow_link(tmp_path: Path) -> N
     assert [(speed.rank, speed.role) for speed in profile.ranks] == [(0, "client"), (1, "client"), (2, "server")]
     assert [(edge.client_rank, edge.server_rank) for edge in profile.edges] == [(0, 2), (1, 2)]
     for speed in profile.ranks:
-        assert speed.forward.first > 0 and speed.backward.first > 0 and speed.process_bytes > 1e7
+        assert speed.forward.first > 0 and speed.backward.first > 0 and (speed.process_bytes or 0) > 1e7
         assert set(speed.codecs) == {"none", "fp16", "int8"}
     for edge in profile.edges:
         assert 0.5 * 2e6 < edge.up <= 2e6, "16 Mbit/s"
