@@ -160,7 +160,7 @@ def head(rounds: int) -> str:
             f"Loopback, one thread a process, medians of {rounds} interleaved rounds; MB/s of payload, milliseconds to "
             f"pack and to parse. Seed {SEED}. {machine()}",
             "",
-            "| payload | tcp | gloo | packet | packet / tcp | gloo / tcp | packet / gloo | reach | pack, ms | parse, ms |",
+            "| payload | tcp | gloo | packet | packet/tcp | gloo/tcp | packet/gloo | reach | pack, ms | parse, ms |",
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
     )

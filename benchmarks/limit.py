@@ -54,8 +54,9 @@ def main() -> None:
     lines = [
         "# A split run against its limit",
         "",
-        f"Tokens a second of clients, a server and an aggregator, codec {options.codec}, cut after 2 blocks, against one process that does the same arithmetic with peft; {BATCH} x {TOKENS} tokens a "
-        f"client and step, medians of {options.rounds} interleaved rounds. Seed {SEED}. {machine()}",
+        f"Tokens a second of clients, a server and an aggregator, codec {options.codec}, cut after 2 blocks, against "
+        f"one process that does the same arithmetic with peft; {BATCH} x {TOKENS} tokens a client and step, medians of "
+        f"{options.rounds} interleaved rounds. Seed {SEED}. {machine()}",
         "",
         "| model | clients | threads a rank | split run | one process | ratio | lowest, highest | reach | work |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from splitcom_dist.checkpoints.course import Course
@@ -28,6 +28,7 @@ class Mark:
     clock: float  # seconds since the epoch
     cpu: float  # seconds, of all threads of the process
     peak: int  # bytes resident, at most so far
+    held: dict[str, int] = field(default_factory=dict)  # bytes of the role's state by tensor; with the last note only
 
 
 def mark(step: int) -> Mark:
@@ -50,7 +51,9 @@ def noting_steps(folder: Path) -> None:
             for step in original(self, role):
                 file.write(json.dumps(asdict(mark(step))) + "\n")
                 yield step
-            file.write(json.dumps(asdict(mark(self.schedule.total_steps))) + "\n")
+            last = asdict(mark(self.schedule.total_steps))
+            last["held"] = {name: tensor.nbytes for name, tensor in role.state().items()}
+            file.write(json.dumps(last) + "\n")
 
     Course.steps = steps  # type: ignore[method-assign]
 

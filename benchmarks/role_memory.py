@@ -1,0 +1,106 @@
+"""Peak memory of each role against the bytes that it must hold: weights, adapters, optimizer, references.
+
+    python benchmarks/role_memory.py [--shape gpt2] [--codecs none splitcom video] [--rounds 5] [key=value ...]
+
+GPT-2 small's shape with random weights, cut after 2 blocks, one client, a server and an aggregator, 4 texts of 128
+tokens a step, AdamW. Peak is the largest resident set of the process less that of a process which has only imported
+what the ranks are forked with. What is left over beside the bytes held is activations and gradients of a batch,
+buffers, and what allocator and libraries keep. Bytes held are exact, medians are over rounds. Writes
+benchmarks/results/role_memory.md; eight minutes on two idle cores.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+from full_batches import SEED, SHAPES, full_texts, model_folder
+from machine import machine
+from start_up import IMPORTING
+from step_marks import ROOT, marked_run
+
+from splitcom_dist.telemetry.summary import read
+
+RESULTS = Path(__file__).parent / "results" / "role_memory.md"
+BATCH, TOKENS, STEPS, EPOCHS = 4, 128, 3, 2
+ROLES = ("client", "server", "aggregator")
+KINDS = ("weights", "adapters", "optimizer", "store")
+RESIDENT = """
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="gpt2", choices=SHAPES)
+    parser.add_argument("--codecs", nargs="+", default=["none", "splitcom", "video"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    options = parser.parse_args()
+    bare = median(imported_bytes() for _ in range(options.rounds))
+    lines = [
+        "# Memory of each role",
+        "",
+        f"Model shape {options.shape}, cut after 2 blocks, 1 client, {BATCH} x {TOKENS} tokens a step, AdamW, "
+        f"{STEPS} batches, each visited {EPOCHS} times; MB, medians of {options.rounds} runs. A process that has only "
+        f"imported has {bare / 1e6:.0f} MB. Seed {SEED}. {machine()}",
+        "",
+        "| codec | role | weights | adapters | optimizer | store | peak, less imports | peak / bytes held |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for codec in options.codecs:
+        runs = [one_run(options.shape, [f"codec={codec}", *options.settings]) for _ in range(options.rounds)]
+        for rank, role in enumerate(ROLES):
+            held = {kind: median(run[rank][kind] for run in runs) for kind in KINDS}
+            peak = median(run[rank]["peak"] for run in runs) - bare
+            cells = [f"{held[kind] / 1e6:.2f}" for kind in KINDS]
+            ratio = f"{peak / sum(held.values()):.2f}"
+            lines.append(f"| {codec} | {role} | {' | '.join(cells)} | {peak / 1e6:.0f} | {ratio} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    text = "\n".join([*lines, ""])
+    print(text)
+    RESULTS.write_text(text)
+
+
+def one_run(shape: str, settings: list[str]) -> list[dict[str, int]]:
+    """Bytes by kind, and the peak, of each rank."""
+    with tempfile.TemporaryDirectory() as scratch:
+        texts = full_texts(Path(scratch) / "texts", BATCH * STEPS, TOKENS)
+        model = [f"model.name={model_folder(shape, Path(scratch))}", "model.cut_layer=2"]
+        layout = ["roles.client_ranks=1", "fed.clients=1"]
+        training = [f"train.batch_size={BATCH}", f"train.epochs={EPOCHS}", f"train.seed={SEED}", "eval.batch_size=2"]
+        _, marks = marked_run([*texts, *model, *layout, *training, *settings], Path(scratch))
+        summary = read(Path(scratch) / "run" / "summary.json")
+    return [
+        kinds_of(marks[rank][-1].held) | {"weights": summary.ranks[rank].weights_bytes, "peak": marks[rank][-1].peak}
+        for rank in range(len(ROLES))
+    ]
+
+
+def kinds_of(held: Mapping[str, int]) -> dict[str, int]:
+    """A role's state by kind; adapters are counted with the weights too, where they are the model's own storage."""
+    kinds = dict.fromkeys(KINDS, 0)
+    for name, size in held.items():
+        parts = name.split(".")
+        if "store" in parts:
+            kinds["store"] += size
+        elif "optimizer" in parts:
+            kinds["optimizer"] += size
+        elif parts[-1] in ("adapter", "mean", "clients", "servers", "moved_from"):
+            kinds["adapters"] += size
+    return kinds
+
+
+def imported_bytes() -> int:
+    """Resident, of a process that has imported what ranks are forked with."""
+    told = subprocess.run(
+        [sys.executable, "-c", IMPORTING + RESIDENT], check=True, capture_output=True, text=True, cwd=ROOT
+    ).stdout
+    return int(told.split()[-1]) * 1024
+
+
+if __name__ == "__main__":
+    main()
