@@ -65,8 +65,8 @@ def report(costs: dict[int, float], peaks: dict[int, list[int]], codec: str, rou
         "# What a logical client more costs the server",
         "",
         f"Embedded model, codec {codec}, one client rank, one server, one thread a rank; {BATCH} x {TOKENS} tokens a "
-        f"client and step. CPU time of the server a step, {STEPS - WARM_UP - 1} steps a run, medians of {rounds} rounds. "
-        f"Seed {SEED}. {machine()}",
+        f"client and step. CPU time of the server a step, {STEPS - WARM_UP - 1} steps a run, medians of {rounds} "
+        f"rounds. Seed {SEED}. {machine()}",
         "",
         "| clients | ms a step | ms a client | ms of each added since the row above | off the line | peak |",
         "|---:|---:|---:|---:|---:|---:|",

@@ -44,8 +44,8 @@ def main() -> None:
         "# Codecs against a copy in memory",
         "",
         f"GB/s of float32 rows, {SAMPLES} x {POSITIONS} positions of {options.width} ({size / 1e6:.1f} MB a "
-        f"batch), one thread; medians of {BATCHES} batches in the first visit, {BATCHES * (options.visits - 1)} in later "
-        f"ones. `sent` is the share of the float32 bytes that crosses in later visits. Seed {SEED}. {machine()}",
+        f"batch), one thread; medians of {BATCHES} batches in the first visit, {BATCHES * (options.visits - 1)} "
+        f"in later ones; `sent` is the share of the float32 bytes that crosses in these. Seed {SEED}. {machine()}",
         "",
         "| codec | link | encode, first | decode, first | encode | decode | copy | encode/copy | decode/copy | sent |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",

@@ -1,6 +1,6 @@
 """Goodput of packets from one rank to another, against a raw TCP socket with the same payload and bare Gloo.
 
-    python benchmarks/goodput.py [--rounds 7] [--megabytes 128]
+    python benchmarks/goodput.py [--rounds 7] [--megabytes 128] [--payloads 1000]
 
 Two processes on this machine, over loopback. `tcp` is sendall and recv_into of the payload; `gloo` is one send and a
 posted receive of torch.distributed's Gloo a payload, what our packets travel on; `packet` is `Edge.send` and
@@ -14,8 +14,9 @@ benchmarks/results/goodput.md; a minute on two idle cores.
 import argparse
 import multiprocessing
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,6 +35,7 @@ SIZES = {
     **{f"{kilo} kB": kilo * 1000 for kilo in (1, 32, 256)},
     **{f"{mega} MB": mega * 1000**2 for mega in (1, 4, 16, 64)},
 }
+PATHS = ("tcp", "gloo", "packet")
 REACH, REACH_FROM, SEED = 0.9, 1000**2, 0
 HEAD = Header(link=0, step=0, client=0)
 
@@ -77,57 +79,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--megabytes", type=int, default=128, help="of a burst, two payloads at least")
+    parser.add_argument("--payloads", type=int, default=1000, help="of a burst, at most")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
+    most, megabytes = options.payloads, options.megabytes
+    counts = {name: max(2, min(most, megabytes * 1000**2 // size)) for name, size in SIZES.items()}
     listener = socket.create_server(("127.0.0.1", 0))
     ours, theirs = socket.socketpair()
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     child = multiprocessing.get_context("fork").Process(
-        target=receive_all, args=(listener.getsockname()[1], store.port, theirs, options.rounds, options.megabytes)
+        target=receive_all, args=(listener.getsockname()[1], store.port, theirs, counts, options.rounds)
     )
     child.start()
     tcp, _ = listener.accept()
     gloo = GlooPair(store, "gloo", 0, 1, 300)
     ends = Ends(tcp, gloo, Edge(GlooPair(store, "edge", 0, 1, 300), "the receiver"), ours)
-    lines = [row(name, size, ends, options.rounds, options.megabytes) for name, size in SIZES.items()]
+    lines = [head(options.rounds)]
+    for name in SIZES:
+        lines.append(row(name, counts[name], ends, options.rounds))
+        print(lines[-1], file=sys.stderr, flush=True)
     child.join()
-    text = "\n".join([head(options.rounds), *lines, ""])
+    text = "\n".join([*lines, ""])
     print(text)
     RESULTS.write_text(text)
 
 
-def receive_all(port: int, store_port: int, word: socket.socket, rounds: int, megabytes: int) -> None:
+def receive_all(port: int, store_port: int, word: socket.socket, counts: Mapping[str, int], rounds: int) -> None:
     """The other process: it knows what comes, and says when it is there."""
     tcp = socket.create_connection(("127.0.0.1", port))
     store = dist.TCPStore("127.0.0.1", store_port, is_master=False)
     gloo = GlooPair(store, "gloo", 1, 0, 300)
     ends = Ends(tcp, gloo, Edge(GlooPair(store, "edge", 1, 0, 300), "the sender"), word)
-    for size in SIZES.values():
-        receivers = [ends.receiver(path, size) for path in ("tcp", "gloo", "packet")]
+    for name, size in SIZES.items():
+        receivers = [ends.receiver(path, size) for path in PATHS]
         for _ in range(1 + rounds):
             for receive in receivers:
-                for _ in range(count(size, megabytes)):
+                for _ in range(counts[name]):
                     receive()
                 word.send(b"!")
 
 
-def count(size: int, megabytes: int) -> int:
-    return max(2, min(4000, megabytes * 1000**2 // size))
-
-
-def row(name: str, size: int, ends: Ends, rounds: int, megabytes: int) -> str:
+def row(name: str, count: int, ends: Ends, rounds: int) -> str:
+    size = SIZES[name]
     payload = torch.randint(0, 256, (size,), dtype=torch.uint8)
-    senders = {path: ends.sender(path, payload) for path in ("tcp", "gloo", "packet")}
+    senders = {path: ends.sender(path, payload) for path in PATHS}
     rates: dict[str, list[float]] = {path: [] for path in senders}
     for number in range(1 + rounds):
         for path, send in senders.items():
             started = time.perf_counter()
-            for _ in range(count(size, megabytes)):
+            for _ in range(count):
                 send()
             ends.word.recv(1)
             if number:
-                rates[path].append(size * count(size, megabytes) / (time.perf_counter() - started))
+                rates[path].append(size * count / (time.perf_counter() - started))
     ratios = [
         median(one / other for one, other in zip(rates[path], rates[base], strict=True))
         for path, base in (("packet", "tcp"), ("gloo", "tcp"), ("packet", "gloo"))

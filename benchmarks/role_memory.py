@@ -28,6 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "role_memory.md"
 BATCH, TOKENS, STEPS, EPOCHS = 4, 128, 3, 2
 ROLES = ("client", "server", "aggregator")
 KINDS = ("weights", "adapters", "optimizer", "store")
+IN_MODEL, BESIDE = ("adapter", "clients", "servers"), ("mean", "moved_from")  # adapters by their names in a state
 RESIDENT = """
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
 """
@@ -75,22 +76,23 @@ def one_run(shape: str, settings: list[str]) -> list[dict[str, int]]:
         _, marks = marked_run([*texts, *model, *layout, *training, *settings], Path(scratch))
         summary = read(Path(scratch) / "run" / "summary.json")
     return [
-        kinds_of(marks[rank][-1].held) | {"weights": summary.ranks[rank].weights_bytes, "peak": marks[rank][-1].peak}
+        kinds_of(marks[rank][-1].held, summary.ranks[rank].weights_bytes) | {"peak": marks[rank][-1].peak}
         for rank in range(len(ROLES))
     ]
 
 
-def kinds_of(held: Mapping[str, int]) -> dict[str, int]:
-    """A role's state by kind; adapters are counted with the weights too, where they are the model's own storage."""
-    kinds = dict.fromkeys(KINDS, 0)
+def kinds_of(held: Mapping[str, int], model: int) -> dict[str, int]:
+    """A role's state by kind; `model` are the bytes of its weights, with the adapters that are a part of it."""
+    kinds = dict.fromkeys(KINDS, 0) | {"weights": model}
     for name, size in held.items():
         parts = name.split(".")
         if "store" in parts:
             kinds["store"] += size
         elif "optimizer" in parts:
             kinds["optimizer"] += size
-        elif parts[-1] in ("adapter", "mean", "clients", "servers", "moved_from"):
+        elif parts[-1] in IN_MODEL + BESIDE:
             kinds["adapters"] += size
+            kinds["weights"] -= size if parts[-1] in IN_MODEL else 0
     return kinds
 
 
