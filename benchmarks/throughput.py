@@ -14,10 +14,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from one_process import one_process
+
+from splitcom_dist.telemetry.hdf5 import read
 
 ROOT = Path(__file__).parent.parent
 WARM_UP = 5  # steps that no figure counts
@@ -41,16 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--one-process", choices=["targets", "full"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one_process:
-        print(one_process(options.model, full_logits=options.one_process == "full"))
-        return
     rates: dict[str, list[float]] = {name: [] for name in ("one process", "peft as usual", "none", "splitcom")}
     shares: dict[str, list[float]] = {"none": [], "splitcom": []}
     for _ in range(options.rounds):
-        rates["one process"].append(measure_one_process(options.model, "targets"))
-        rates["peft as usual"].append(measure_one_process(options.model, "full"))
+        for name, full_logits in (("one process", False), ("peft as usual", True)):
+            rates[name].append(one_process(settings(options.model), WARM_UP, full_logits).tokens_per_second)
         for codec in shares:
             rate, share = split_run(options.model, codec)
             rates[codec].append(rate)
@@ -58,60 +56,8 @@ def main() -> None:
     report(options.model, rates, shares)
 
 
-def one_process(model_name: str, full_logits: bool) -> float:
-    """Train the same batches in this process; tokens (input positions) a second after the warm-up."""
-    import peft
-    import torch
-    import transformers
-    from torch.nn import functional
-
-    from splitcom_dist.codec.ragged import target_rows, to_ragged
-    from splitcom_dist.config.files import load_config
-    from splitcom_dist.data.batching import collate
-    from splitcom_dist.layout import layout_for
-    from splitcom_dist.models.lora import peft_config
-    from splitcom_dist.models.sources import find_model
-    from splitcom_dist.schedule import Schedule
-    from splitcom_dist.shards import training_shards
-    from splitcom_dist.training import AdapterOptimizer
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    config = load_config([], settings(model_name))
-    source = find_model(model_name)
-    base = transformers.AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32)
-    model = peft.get_peft_model(base, peft_config(source.config.model_type, config.lora, ""))
-    samples = training_shards(config, source.tokenizer(), [0])[0]
-    schedule = Schedule(layout_for(config), (len(samples),), config.train.batch_size, config.train.epochs, 10, 1)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = AdapterOptimizer(trained, config.train, schedule.total_steps)
-    tokens, started = 0, 0.0
-    for step in range(schedule.total_steps):
-        if step == WARM_UP:
-            tokens, started = 0, time.perf_counter()
-        batch = collate(schedule.batch(samples, 0, step, config.train.seed))
-        targets = torch.cat(batch.targets)
-        rows = target_rows(batch.lengths, torch.tensor([len(target) for target in batch.targets]))
-        if full_logits:
-            logits = to_ragged(model(input_ids=batch.input_ids, use_cache=False).logits, batch.lengths)[rows]
-        else:
-            decoder = model.base_model.model
-            hidden = decoder.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-            logits = decoder.lm_head(to_ragged(hidden, batch.lengths)[rows])
-        functional.cross_entropy(logits, targets).backward()
-        optimizer.step()
-        tokens += int(batch.lengths.sum())
-    return tokens / (time.perf_counter() - started)
-
-
-def measure_one_process(model: str, kind: str) -> float:
-    command = [sys.executable, __file__, "--model", model, "--one-process", kind]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
 def split_run(model: str, codec: str) -> tuple[float, float]:
     """One split run: tokens a second after the warm-up, and the share of the steps spent in the codec."""
-    from splitcom_dist.telemetry.hdf5 import read
-
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "run"
         command = [sys.executable, "-m", "splitcom_dist", "train", *settings(model), f"codec={codec}"]
