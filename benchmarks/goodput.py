@@ -7,7 +7,7 @@ posted receive of torch.distributed's Gloo a payload, what our packets travel on
 `Edge.receive`: header, copy into one message, checksum, both messages over Gloo, and every check of the receiver. A
 burst of payloads is timed from the first send to the receiver's word that the last is there, after one that is not; a
 round times the three one after the other. Printed are medians over rounds, and the median of a round's ratios. `pack`
-and `parse` are the seconds that a packet of this size takes at its two ends without any transport. Writes
+and `parse` are the CPU time that a packet of this size takes at its two ends without any transport. Writes
 benchmarks/results/goodput.md; a minute on two idle cores.
 """
 
@@ -145,15 +145,15 @@ def row(name: str, count: int, ends: Ends, rounds: int) -> str:
 
 
 def ends_alone(payload: Tensor, rounds: int) -> tuple[float, float]:
-    """Seconds to make a packet of this payload, and to check it."""
+    """Seconds of CPU to make a packet of this payload, and to check it."""
     packet, allowed = pack(HEAD, {"symbols": payload}), expected(len(payload))
     times: list[tuple[float, float]] = []
-    for _ in range(max(5, rounds)):
-        started = time.perf_counter()
+    for _ in range(max(9, rounds)):
+        started = time.thread_time()
         packet = pack(HEAD, {"symbols": payload})
-        packed = time.perf_counter()
+        packed = time.thread_time()
         parse_body(parse_header(packet, allowed), packet[HEADER.size :], allowed)
-        times.append((packed - started, time.perf_counter() - packed))
+        times.append((packed - started, time.thread_time() - packed))
     return median(packing for packing, _ in times), median(parsing for _, parsing in times)
 
 
