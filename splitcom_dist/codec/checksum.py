@@ -1,14 +1,15 @@
-"""Checksums of payloads that lie on a device, in integer arithmetic that gives the same on every device.
+"""Checksums of payloads: on a device in integer arithmetic that gives the same on every device, on the host xxh3.
 
 Multilinear hashing of 32-bit words (Lemire and Kaser 2014, arXiv 1202.4961): the upper half of sum(w_i x_i) mod 2^64,
 with weights from splitmix64. Two payloads of one length that differ agree by chance in one of 2^32 cases. It guards
-against what breaks, not against who forges. Payloads in host memory have the crc32 of their bytes instead, which is
-faster there.
+against what breaks, not against who forges. Bytes in host memory have the lower half of their XXH3 instead, which is
+as fast as memory gives them.
 """
 
 from collections.abc import Sequence
 
 import torch
+import xxhash
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -24,6 +25,11 @@ def checksum(payload: Tensor) -> int:
         return 0
     words = _words(payload.view(1, -1)).squeeze(0)
     return int(to_host(_upper((words * weights(len(words), payload.device)).sum())))
+
+
+def host_checksum(data: memoryview | bytes, before: int = 0) -> int:
+    """Of bytes in host memory, below 2^32; `before` is the checksum of what stands in front of them."""
+    return xxhash.xxh3_64_intdigest(data, before) & MASK
 
 
 def row_checksums(scales: Tensor, symbols: Tensor, lengths: Sequence[int]) -> list[int]:

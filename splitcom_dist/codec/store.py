@@ -38,12 +38,12 @@ class ReferenceStore:
         """The reference of a sample; KeyError if it has none."""
         return self._entries[sample][0]
 
-    def put(self, sample: int, reference: Tensor, crc: int) -> None:
-        """Replace a sample's reference; `crc` is a checksum of the sent bytes that reconstruct to it."""
+    def put(self, sample: int, reference: Tensor, checksum: int) -> None:
+        """Replace a sample's reference; `checksum` is that of the sent bytes that reconstruct to it."""
         if sample in self._entries:
             self.digest ^= _mark(sample, self._entries[sample][1])
-        self._entries[sample] = (reference, crc)
-        self.digest ^= _mark(sample, crc)
+        self._entries[sample] = (reference, checksum)
+        self.digest ^= _mark(sample, checksum)
 
     def recall(self, samples: list[int], lengths: Tensor) -> list[Tensor]:
         """The references (L, ...) of samples; raises WireError if one is missing or has another length."""
@@ -59,7 +59,7 @@ class ReferenceStore:
         return {
             "samples": torch.tensor(list(self._entries), dtype=torch.int64),
             "lengths": torch.tensor([len(tensor) for tensor in tensors], dtype=torch.int64),
-            "checksums": torch.tensor([crc for _, crc in self._entries.values()], dtype=torch.int64),
+            "checksums": torch.tensor([checksum for _, checksum in self._entries.values()], dtype=torch.int64),
             "rows": rows,
         }
 
@@ -67,8 +67,10 @@ class ReferenceStore:
         """Go on as the store that gave `state`."""
         self.clear()
         rows = state["rows"].to(self._device).split(state["lengths"].tolist())
-        for sample, crc, reference in zip(state["samples"].tolist(), state["checksums"].tolist(), rows, strict=True):
-            self.put(sample, reference.clone(), crc)
+        for sample, checksum, reference in zip(
+            state["samples"].tolist(), state["checksums"].tolist(), rows, strict=True
+        ):
+            self.put(sample, reference.clone(), checksum)
 
     def clear(self) -> None:
         self._entries.clear()
@@ -84,6 +86,6 @@ class ReferenceStore:
         return sum(reference.nbytes for reference, _ in self._entries.values())
 
 
-def _mark(sample: int, crc: int) -> int:
-    hashed = hashlib.blake2b(sample.to_bytes(8, "little") + crc.to_bytes(4, "little"), digest_size=8).digest()
+def _mark(sample: int, checksum: int) -> int:
+    hashed = hashlib.blake2b(sample.to_bytes(8, "little") + checksum.to_bytes(4, "little"), digest_size=8).digest()
     return int.from_bytes(hashed, "little") >> 1

@@ -13,18 +13,19 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.checksum import checksum
+from splitcom_dist.codec.checksum import checksum, host_checksum
 from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINKS
 
 MAGIC = 0x53504C4954434F4D  # "SPLITCOM"
-VERSION = 3
+VERSION = 4
 SECTIONS = ("manifest", "labels", "side", "modes", "scales", "symbols")
 PAYLOAD = SECTIONS[-2:]
 FIELDS = (
     "magic", "version", "link", "step", "client", "flags", "samples", "tokens", "targets", "n_i", "n_p", "n_s",
     "n_c",
-    *(f"{section}_bytes" for section in SECTIONS), "store_digest", "answer_digest", "body_crc", "header_crc",
+    *(f"{section}_bytes" for section in SECTIONS), "store_digest", "answer_digest",
+    "body_checksum", "header_crc",
 )  # fmt: skip
 HEADER = struct.Struct(f"<{len(FIELDS)}q")
 RESYNC = 1  # flag of an answer: "my store differed from yours and is empty now; send this batch again as I frames"
@@ -56,7 +57,7 @@ class Header:
     store_digest: int = 0
     answer_digest: int = 0
     section_bytes: tuple[int, ...] = (0,) * len(SECTIONS)
-    body_crc: int = 0
+    body_checksum: int = 0
 
     @property
     def body_bytes(self) -> int:
@@ -98,14 +99,14 @@ def pack(header: Header, sections: dict[str, Tensor], payload: Tensor | None = N
     With a `payload`, scales and symbols as `join_payload` has put them, these two stay out of it.
     """
     parts = [sections.get(name, _NOTHING).reshape(-1) for name in SECTIONS]
-    sizes, crc = tuple(len(part) for part in parts), 0
+    sizes, of_payload = tuple(len(part) for part in parts), 0
     if payload is not None:
-        parts, crc = parts[: -len(PAYLOAD)], checksum(payload)
+        parts, of_payload = parts[: -len(PAYLOAD)], checksum(payload)
         header = replace(header, flags=header.flags | APART)
     packet = torch.empty(HEADER.size + sum(map(len, parts)), dtype=torch.uint8)
     torch.cat(parts, out=packet[HEADER.size :])
-    body_crc = zlib.crc32(packet[HEADER.size :].numpy().data, crc)
-    header = replace(header, section_bytes=sizes, body_crc=body_crc)
+    body_checksum = host_checksum(packet[HEADER.size :].numpy().data, of_payload)
+    header = replace(header, section_bytes=sizes, body_checksum=body_checksum)
     packet[: HEADER.size] = torch.frombuffer(bytearray(_header_bytes(header)), dtype=torch.uint8)
     return packet
 
@@ -141,8 +142,8 @@ def parse_body(header: Header, body: Tensor, expected: Expected, payload: Tensor
     whole = len(body) + (0 if payload is None else len(payload))
     if whole != header.body_bytes or (payload is not None and len(payload) != header.apart_bytes):
         raise expected.error("body", f"{whole} bytes, {header.body_bytes} expected")
-    if zlib.crc32(body.numpy().data, 0 if payload is None else checksum(payload)) != header.body_crc:
-        raise expected.error("body_crc", "the body is not what was sent")
+    if host_checksum(body.numpy().data, 0 if payload is None else checksum(payload)) != header.body_checksum:
+        raise expected.error("body_checksum", "the body is not what was sent")
     sizes, behind = list(header.section_bytes), len(PAYLOAD)
     if payload is None:
         return dict(zip(SECTIONS, body.split(sizes), strict=True))
@@ -163,7 +164,7 @@ def _check_ranges(values: dict[str, int], expected: Expected) -> None:
         "n_p": values["tokens"],
         "n_s": values["tokens"],
         "n_c": values["tokens"],
-        "body_crc": 2**32 - 1,
+        "body_checksum": 2**32 - 1,
     }
     for field, limit in limits.items():
         if not 0 <= values[field] <= limit:

@@ -1,4 +1,4 @@
-"""Checksums of payloads on a device: the arithmetic is the paper's, and what changes is seen."""
+"""Checksums of payloads: on a device the arithmetic is the paper's, on the host XXH3's; what changes is seen."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitcom_dist.codec.checksum import checksum, row_checksums, weights
+from splitcom_dist.codec.checksum import checksum, host_checksum, row_checksums, weights
 
 CPU = torch.device("cpu")
 
@@ -60,3 +60,12 @@ def test_a_samples_checksum_hangs_on_its_own_rows_alone(scale_bytes: int, symbol
     swapped = symbols.view(9, -1)[[1, 0, *range(2, 9)]].flatten()
     other = row_checksums(scales, swapped, lengths)
     assert other[0] != together[0] and other[1:] == together[1:]
+
+
+def test_a_host_checksum_is_the_lower_half_of_xxh3_seeded_with_what_stands_before() -> None:
+    assert host_checksum(b"") == 0x2D06800538D394C2 % 2**32  # XXH3's own test vector
+    data = bytes(range(200))
+    known = {host_checksum(data), host_checksum(data, 1), host_checksum(data[:-1]), host_checksum(b"\0" + data)}
+    assert len(known) == 4 and max(known) < 2**32
+    flipped = {host_checksum(bytes([*data[:place], data[place] ^ 1, *data[place + 1 :]])) for place in range(200)}
+    assert len(flipped | known) == 204

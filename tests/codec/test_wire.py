@@ -84,7 +84,7 @@ def test_every_flipped_body_bit_is_refused() -> None:
         for bit in range(8):
             packet = example()
             packet[position] ^= 1 << bit
-            with pytest.raises(WireError, match="body_crc"):
+            with pytest.raises(WireError, match="body_checksum"):
                 read(packet)
 
 

@@ -181,7 +181,7 @@ def test_a_payload_that_is_not_what_was_sent_is_refused() -> None:
     left, right, _, devices = pair_with_devices()
     left.send(Header(0, 0, 0), {"symbols": torch.zeros(9, dtype=torch.uint8)}, apart=True)
     devices.out.queue[0][3] ^= 16
-    with pytest.raises(WireError, match="up_activation, step 0: body_crc"):
+    with pytest.raises(WireError, match="up_activation, step 0: body_checksum"):
         right.receive(expecting(9, apart=True))
 
 

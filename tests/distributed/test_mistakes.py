@@ -203,7 +203,7 @@ def test_a_bug_is_one_line_too_and_its_trace_is_in_the_log(model: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("position", "field"),
-    [(0, "magic"), (8, "version"), (16, "header_crc"), (-1, "body_crc")],
+    [(0, "magic"), (8, "version"), (16, "header_crc"), (-1, "body_checksum")],
     ids=["magic", "version", "header", "body"],
 )
 def test_a_packet_corrupted_on_its_way_ends_the_run(position: int, field: str, model: Path, tmp_path: Path) -> None:

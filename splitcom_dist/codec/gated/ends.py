@@ -5,13 +5,12 @@ packet that cannot be decoded leaves the decoder's store untouched. Rows and ref
 made of them there is copied to the host in no more places than a packet needs (see the calls of `to_host`).
 """
 
-import zlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.checksum import row_checksums
+from splitcom_dist.codec.checksum import host_checksum, row_checksums
 from splitcom_dist.codec.frames import Frames, Limits, no_bytes
 from splitcom_dist.codec.gated.gate import compare, cosine_gate
 from splitcom_dist.codec.gated.modes import modes_bytes, pack_modes, unpack_modes
@@ -54,22 +53,22 @@ class GatedEnd:
 
         Scales and symbols are those that cross, wherever they lie: both ends make the same checksums of them.
         """
-        checksums = row_checksums if self.residence.apart else self._row_crcs
-        crcs = checksums(scales, symbols, lengths)
-        for sample, crc, reference in zip(samples, crcs, references.split(lengths), strict=True):
-            self.store.put(sample, reference.clone(), crc)
+        checksums = row_checksums if self.residence.apart else self._host_checksums
+        sums = checksums(scales, symbols, lengths)
+        for sample, checksum, reference in zip(samples, sums, references.split(lengths), strict=True):
+            self.store.put(sample, reference.clone(), checksum)
 
-    def _row_crcs(self, scales: Tensor, symbols: Tensor, lengths: Sequence[int]) -> list[int]:
+    def _host_checksums(self, scales: Tensor, symbols: Tensor, lengths: Sequence[int]) -> list[int]:
         """Of each sample's scales and symbols, which are in host memory."""
         scale_bytes, symbol_bytes = self.quantizer.scale_bytes(1), self.quantizer.symbol_bytes(1, self.width)
         scale_view, symbol_view = scales.numpy().data, symbols.numpy().data
-        crcs, start = [], 0
+        sums, start = [], 0
         for length in lengths:
             stop = start + length
-            crc = zlib.crc32(scale_view[start * scale_bytes : stop * scale_bytes])
-            crcs.append(zlib.crc32(symbol_view[start * symbol_bytes : stop * symbol_bytes], crc))
+            of_scales = host_checksum(scale_view[start * scale_bytes : stop * scale_bytes])
+            sums.append(host_checksum(symbol_view[start * symbol_bytes : stop * symbol_bytes], of_scales))
             start = stop
-        return crcs
+        return sums
 
 
 class GatedEncoder(GatedEnd):

@@ -6,11 +6,10 @@ change to the reference they share, m += Q(a - m), and the receiver computes on 
 not remembered. bf16, because FP16 overflows on massive activations and underflows on gradients.
 """
 
-import zlib
-
 import torch
 from torch import Tensor
 
+from splitcom_dist.codec.checksum import host_checksum
 from splitcom_dist.codec.frames import Frames, Limits, no_bytes
 from splitcom_dist.codec.gated.modes import pack_modes, unpack_modes
 from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
@@ -60,7 +59,7 @@ class DeltaEnd:
     def _remember(self, sample: int, rows: Tensor) -> None:
         """A reference is marked by its own checksum: it is made of all packets since the sample crossed whole."""
         if self.predicts and bool(rows.isfinite().all()):
-            self.store.put(sample, rows, zlib.crc32(rows.view(torch.uint8).numpy().data))
+            self.store.put(sample, rows, host_checksum(rows.view(torch.uint8).numpy().data))
 
 
 class DeltaEncoder(DeltaEnd):
