@@ -15,7 +15,7 @@ from splitcom_dist.attendance import Attendance, Mode
 from splitcom_dist.config.implied import cuts_move, head_trains
 from splitcom_dist.config.schema import Config, RestConfig
 from splitcom_dist.control.choice import decides_by_rounds
-from splitcom_dist.data.batching import epoch_order
+from splitcom_dist.data.batching import epoch_batch
 from splitcom_dist.layout import Layout
 
 T = TypeVar("T")
@@ -91,8 +91,7 @@ class Schedule:
     def batch(self, samples: Sequence[T], client: int, step: int, seed: int) -> list[T]:
         """A client's samples of one step; the order of an epoch is drawn from (seed, client, epoch)."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        order = epoch_order(len(samples), self.batch_size, seed, client, epoch)
-        return [samples[position] for position in order[index]]
+        return [samples[place] for place in epoch_batch(len(samples), self.batch_size, seed, client, epoch, index)]
 
     def averages_after(self, step: int) -> bool:
         """Whether client adapters are averaged after this step; always at the end of an epoch, if they train."""

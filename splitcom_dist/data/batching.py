@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -29,8 +30,20 @@ def epoch_order(count: int, batch_size: int, seed: int, client: int, epoch: int)
 
     A pure function of its arguments, so that a resumed run sees the batches it would have seen.
     """
-    order = np.random.default_rng(np.random.SeedSequence((seed, client, epoch))).permutation(count)
+    order = _permutation(count, seed, client, epoch)
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+
+
+def epoch_batch(count: int, batch_size: int, seed: int, client: int, epoch: int, number: int) -> np.ndarray:
+    """One batch of `epoch_order`; what it takes does not grow with `count`, but for the first of an epoch."""
+    return _permutation(count, seed, client, epoch)[number * batch_size : (number + 1) * batch_size]
+
+
+@lru_cache(maxsize=16)  # every step asks for the epochs of a rank's clients; an old one of a large shard is megabytes
+def _permutation(count: int, seed: int, client: int, epoch: int) -> np.ndarray:
+    order = np.random.default_rng(np.random.SeedSequence((seed, client, epoch))).permutation(count)
+    order.flags.writeable = False  # handed out without a copy
+    return order
 
 
 def collate(samples: Sequence[Sample], device: torch.device = HOST) -> Batch:

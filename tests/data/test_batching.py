@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitcom_dist.data.batching import collate, epoch_order
+from splitcom_dist.data.batching import collate, epoch_batch, epoch_order
 from splitcom_dist.data.tokens import Sample
 
 # The order of an epoch
@@ -18,6 +18,13 @@ def test_an_epoch_visits_every_sample_once(count: int, batch_size: int, seed: in
     assert all(len(batch) == batch_size for batch in batches[:-1])
     again = epoch_order(count, batch_size, seed, client, epoch)
     assert [batch.tolist() for batch in again] == [batch.tolist() for batch in batches]
+    one_by_one = [epoch_batch(count, batch_size, seed, client, epoch, number) for number in range(len(batches))]
+    assert [batch.tolist() for batch in one_by_one] == [batch.tolist() for batch in batches]
+
+
+def test_a_batch_of_an_epoch_is_drawn_without_drawing_the_epoch_anew() -> None:
+    batches = [epoch_batch(10_000, 8, seed=1, client=2, epoch=3, number=number) for number in range(2)]
+    assert batches[0].base is batches[1].base is not None and not batches[0].flags.writeable
 
 
 def test_seed_client_and_epoch_each_change_the_order() -> None:
