@@ -14,6 +14,7 @@ import numpy as np
 import splitcom_dist
 from splitcom_dist.errors import UserError
 from splitcom_dist.telemetry.extent import READ_ERRORS, stretches
+from splitcom_dist.telemetry.growing import ROWS, GrowingDataset
 from splitcom_dist.telemetry.schema import SCHEMA_VERSION, TABLES, row_dtype
 from splitcom_dist.telemetry.superblock import LogImage
 from splitcom_dist.telemetry.versions import came_later, in_present_columns, version_of
@@ -46,7 +47,7 @@ class RankLog:
         with self._naming_the_file():
             place = path if kept is None else path.with_suffix(".part")
             self._file = h5py.File(place, "x" if kept is None else "w", libver="latest")
-            self._tables = {table: _create(self._file, table, sketch) for table in TABLES}
+            self._tables = {table: GrowingDataset(_create(self._file, table, sketch)) for table in TABLES}
             self._file.attrs.update(
                 schema_version=SCHEMA_VERSION,
                 package_version=splitcom_dist.__version__,
@@ -58,13 +59,14 @@ class RankLog:
             )
             for table, rows in (kept or {}).items():
                 self._take_over(table, rows)
-            self._file.create_dataset(KEPT, data=self._kept(), maxshape=(None,), dtype=np.int64, chunks=(128,))
+            counts = self._file.create_dataset(KEPT, data=self._kept(), maxshape=(None,), dtype=np.int64, chunks=(128,))
+            self._whole = GrowingDataset(counts)
             self._file.swmr_mode = True  # from here on nothing new can be created, only rows appended
             place.replace(path)
 
     def append(self, table: str, **row: Any) -> None:
         """Add one row; KeyError if a column is missing or unknown."""
-        columns: tuple[str, ...] = self._tables[table].dtype.names
+        columns = self._tables[table].columns
         if unknown := row.keys() - set(columns):
             raise KeyError(f"{table} has no column {sorted(unknown)[0]}")
         values = tuple(row[column] for column in columns)
@@ -81,10 +83,7 @@ class RankLog:
                 self._write(table, np.array(rows, dtype=self._tables[table].dtype))
             rows.clear()
         with self._naming_the_file():
-            kept = self._kept()
-            self._file[KEPT].resize(len(kept), axis=0)
-            self._file[KEPT][:] = kept
-            self._file[KEPT].flush()
+            self._whole.replace(np.array(self._kept(), np.int64))
 
     def also_keep(self, totals: Callable[[], np.ndarray]) -> None:
         """Write this rank's totals so far, an int64 vector (n,), with every flush, so that they outlive it, too."""
@@ -92,7 +91,7 @@ class RankLog:
 
     def row_counts(self) -> dict[str, int]:
         """How many rows of each table are written."""
-        return {table: dataset.shape[0] for table, dataset in self._tables.items()}
+        return {table: dataset.count for table, dataset in self._tables.items()}
 
     def _kept(self) -> list[int]:
         return [*self.row_counts().values(), *self._totals().tolist()]
@@ -124,12 +123,7 @@ class RankLog:
                 self._write(table, old[table][start : min(start + 64 * CHUNK_ROWS, rows)])
 
     def _write(self, table: str, rows: np.ndarray) -> None:
-        dataset = self._tables[table]
-        start = dataset.shape[0]
-        dataset.resize(start + len(rows), axis=0)
-        dataset[start:] = rows
-        dataset.attrs.modify("rows", np.int64(start + len(rows)))
-        dataset.flush()
+        self._tables[table].append(rows)
 
     @contextlib.contextmanager
     def _naming_the_file(self) -> Any:
@@ -179,7 +173,7 @@ def whole_rows(file: h5py.File) -> dict[str, int]:
     tables = [table for table in TABLES if table in file]
     if KEPT in file:
         return dict(zip(tables, file[KEPT][: len(tables)].tolist(), strict=True))
-    return {table: int(file[table].attrs["rows"]) for table in tables}
+    return {table: int(file[table].attrs[ROWS]) for table in tables}
 
 
 def read_kept(path: Path) -> tuple[dict[str, int] | None, np.ndarray]:
@@ -232,7 +226,7 @@ def _create(file: h5py.File, table: str, sketch: int) -> h5py.Dataset:
     dataset = file.create_dataset(table, shape=(0,), maxshape=(None,), dtype=dtype, chunks=(chunk,))
     dataset.attrs["units"] = json.dumps({column.name: column.unit for column in TABLES[table]})
     dataset.attrs["meaning"] = json.dumps({column.name: column.meaning for column in TABLES[table]})
-    dataset.attrs["rows"] = np.int64(0)
+    dataset.attrs[ROWS] = np.int64(0)
     return dataset
 
 
