@@ -13,6 +13,7 @@ from splitcom_dist.errors import PeerLost
 from splitcom_dist.layout import Layout
 
 T = TypeVar("T")
+LOOK_SECONDS = 0.2  # while waiting, between two looks at who has failed and who makes progress
 PATIENCE_SECONDS = 2.0  # what others get to report, or to say for whom they wait, before a lost peer is blamed
 
 
@@ -58,14 +59,18 @@ class Board:
     def wait_until(self, ask: Callable[[], T | None], ranks: Sequence[int], what: str) -> T:
         """Block until `ask` has an answer; raises PeerLost if `ranks` make no progress for too long."""
         beats, since, nap = -1, time.monotonic(), 0.001
+        looked = since
         while (answer := ask()) is None:
             time.sleep(nap)
             nap = min(1.5 * nap, 0.05)  # polled, not blocked: a store's own timeout closes its connection
+            if (now := time.monotonic()) - looked < LOOK_SECONDS:  # each look is a round trip to the store, or several
+                continue
+            looked = now
             self.raise_if_failed()
-            now = sum(self._store.add(f"beat/{rank}", 0) for rank in ranks)
-            if now != beats:
-                beats, since = now, time.monotonic()
-            if time.monotonic() - since > self._patience:
+            told = sum(self._store.add(f"beat/{rank}", 0) for rank in ranks)
+            if told != beats:
+                beats, since = told, now
+            if now - since > self._patience:
                 names = ", ".join(self.layout.name_of(rank) for rank in ranks)
                 raise PeerLost(f"{names} made no progress for {self._patience:.0f} s during {what}", tuple(ranks))
         return answer
