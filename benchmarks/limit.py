@@ -7,7 +7,8 @@ take 8 texts of 128 tokens a client and step, targets at every position; the one
 as there are cores, the ranks share these. A round times the two one after the other; printed are medians over rounds,
 and of the ratios the lowest and the highest too. Start-up, the first steps and the last one do not count. `work` is
 the CPU time a token of clients and server, against that of the one process: what of a shortfall is work, not waiting.
-Writes benchmarks/results/limit.md. Five rounds take five minutes for tiny on two idle cores, half an hour for GPT-2 small's shape.
+Writes benchmarks/results/limit.md. Five rounds take five minutes for tiny on two idle cores, half an hour for GPT-2
+small's shape.
 """
 
 import argparse

@@ -67,11 +67,11 @@ class RankLog:
     def append(self, table: str, **row: Any) -> None:
         """Add one row; KeyError if a column is missing or unknown."""
         columns = self._tables[table].columns
-        if unknown := row.keys() - set(columns):
-            raise KeyError(f"{table} has no column {sorted(unknown)[0]}")
-        values = tuple(row[column] for column in columns)
+        if len(row) > len(columns):
+            raise KeyError(f"{table} has no column {min(row.keys() - set(columns))}")
+        values = [row[column] for column in columns]
         self._pending[table].append(
-            tuple(value.encode()[:232] if isinstance(value, str) else value for value in values)
+            tuple([value.encode()[:232] if isinstance(value, str) else value for value in values])
         )
 
     def flush(self) -> None:

@@ -4,8 +4,6 @@ import json
 import math
 import time
 
-import torch
-
 from splitcom_dist.codec.frames import Frames
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import Header
@@ -21,11 +19,13 @@ def record_similarity(log: RankLog, epoch: int, header: Header, visit: Visit, fr
     """One row a sample that has a reference: how far its activation has moved since the last upload."""
     if frames.similarity is None or frames.sent is None:
         return
-    similarity = frames.similarity
-    for index, sample in enumerate(visit.samples):
-        if torch.isnan(similarity.cosine[index]):
+    columns = frames.similarity.cosine, frames.similarity.relative_l2.T, visit.lengths, frames.sent
+    for sample, cosine, quantiles, tokens, sent in zip(
+        visit.samples, *(each.tolist() for each in columns), strict=True
+    ):
+        if math.isnan(cosine):
             continue
-        p10, p50, p90, largest = similarity.relative_l2[:, index].tolist()
+        p10, p50, p90, largest = quantiles
         log.append(
             "similarity",
             step=header.step,
@@ -33,13 +33,13 @@ def record_similarity(log: RankLog, epoch: int, header: Header, visit: Visit, fr
             client=header.client,
             link=header.link,
             sample=sample,
-            tokens=int(visit.lengths[index]),
-            cosine=float(similarity.cosine[index]),
+            tokens=tokens,
+            cosine=cosine,
             rel_l2_p10=p10,
             rel_l2_p50=p50,
             rel_l2_p90=p90,
             rel_l2_max=largest,
-            sent=bool(frames.sent[index]),
+            sent=sent,
         )
 
 
