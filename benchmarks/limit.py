@@ -6,7 +6,8 @@ The limit is one_process.py: the same model, LoRA, batches and optimizer in one 
 take 8 texts of 128 tokens a client and step, targets at every position; the one process computes with as many threads
 as there are cores, the ranks share these. A round times the two one after the other; printed are medians over rounds,
 and of the ratios the lowest and the highest too. Start-up, the first steps and the last one do not count. `work` is
-the CPU time a token of clients and server, against that of the one process: what of a shortfall is work, not waiting.
+the CPU time a token of clients and server, against that of the one process: what of a shortfall is work, not waiting
+(threads that spin until others are done count in it; ranks let them spin less).
 Writes benchmarks/results/limit.md. Five rounds take five minutes for tiny on two idle cores, half an hour for GPT-2
 small's shape.
 """

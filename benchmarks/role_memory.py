@@ -1,65 +1,60 @@
 """Peak memory of each role against the bytes that it must hold: weights, adapters, optimizer, references.
 
-    python benchmarks/role_memory.py [--shape gpt2] [--codecs none splitcom video] [--rounds 5] [key=value ...]
+    python benchmarks/role_memory.py [--codecs none splitcom video] [--rounds 5] [key=value ...]
 
 GPT-2 small's shape with random weights, cut after 2 blocks, one client, a server and an aggregator, 4 texts of 128
-tokens a step, AdamW. Peak is the largest resident set of the process less that of a process which has only imported
-what the ranks are forked with. What is left over beside the bytes held is activations and gradients of a batch,
-buffers, and what allocator and libraries keep. Bytes held are exact, medians are over rounds. Writes
+tokens a step, AdamW. `process` is what a rank of the same role takes beside what it holds where the model is the
+embedded one: Python with its libraries, and the smallest of batches; `peak` is the largest resident set less that. What
+is left over beside the bytes held is activations and gradients of a batch, buffers, and what the allocator keeps. Bytes
+held are exact, medians are over rounds. Writes
 benchmarks/results/role_memory.md; eight minutes on two idle cores.
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from full_batches import SEED, SHAPES, full_texts, model_folder
+from full_batches import SEED, full_texts, model_folder
 from machine import machine
-from start_up import IMPORTING
-from step_marks import ROOT, marked_run
+from step_marks import marked_run
 
 from splitcom_dist.telemetry.summary import read
 
 RESULTS = Path(__file__).parent / "results" / "role_memory.md"
-BATCH, TOKENS, STEPS, EPOCHS = 4, 128, 3, 2
+SHAPE, BATCH, TOKENS, STEPS, EPOCHS = "gpt2", 4, 128, 3, 2
 ROLES = ("client", "server", "aggregator")
 KINDS = ("weights", "adapters", "optimizer", "store")
 IN_MODEL, BESIDE = ("adapter", "clients", "servers"), ("mean", "moved_from")  # adapters by their names in a state
-RESIDENT = """
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
-"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="gpt2", choices=SHAPES)
     parser.add_argument("--codecs", nargs="+", default=["none", "splitcom", "video"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("settings", nargs="*", metavar="key=value")
     options = parser.parse_args()
-    bare = median(imported_bytes() for _ in range(options.rounds))
+    bare = [one_run("tiny", ["codec=none"]) for _ in range(options.rounds)]
+    process = [median(run[rank]["peak"] - held_by(run[rank]) for run in bare) for rank in range(len(ROLES))]
     lines = [
         "# Memory of each role",
         "",
-        f"Model shape {options.shape}, cut after 2 blocks, 1 client, {BATCH} x {TOKENS} tokens a step, AdamW, "
-        f"{STEPS} batches, each visited {EPOCHS} times; MB, medians of {options.rounds} runs. A process that has only "
-        f"imported has {bare / 1e6:.0f} MB. Seed {SEED}. {machine()}",
+        f"Model shape {SHAPE}, cut after 2 blocks, 1 client, {BATCH} x {TOKENS} tokens a step, AdamW, "
+        f"{STEPS} batches, each visited {EPOCHS} times; MB, medians of {options.rounds} runs. Seed {SEED}. {machine()}",
         "",
-        "| codec | role | weights | adapters | optimizer | store | peak, less imports | peak / bytes held |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| codec | role | weights | adapters | optimizer | store | process | peak | peak / held |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for codec in options.codecs:
-        runs = [one_run(options.shape, [f"codec={codec}", *options.settings]) for _ in range(options.rounds)]
+        runs = [one_run(SHAPE, [f"codec={codec}", *options.settings]) for _ in range(options.rounds)]
         for rank, role in enumerate(ROLES):
             held = {kind: median(run[rank][kind] for run in runs) for kind in KINDS}
-            peak = median(run[rank]["peak"] for run in runs) - bare
+            peak = median(run[rank]["peak"] for run in runs) - process[rank]
             cells = [f"{held[kind] / 1e6:.2f}" for kind in KINDS]
-            ratio = f"{peak / sum(held.values()):.2f}"
-            lines.append(f"| {codec} | {role} | {' | '.join(cells)} | {peak / 1e6:.0f} | {ratio} |")
+            cells += [f"{process[rank] / 1e6:.0f}", f"{peak / 1e6:.0f}", f"{peak / sum(held.values()):.2f}"]
+            lines.append(f"| {codec} | {role} | {' | '.join(cells)} |")
             print(lines[-1], file=sys.stderr, flush=True)
     text = "\n".join([*lines, ""])
     print(text)
@@ -96,12 +91,9 @@ def kinds_of(held: Mapping[str, int], model: int) -> dict[str, int]:
     return kinds
 
 
-def imported_bytes() -> int:
-    """Resident, of a process that has imported what ranks are forked with."""
-    told = subprocess.run(
-        [sys.executable, "-c", IMPORTING + RESIDENT], check=True, capture_output=True, text=True, cwd=ROOT
-    ).stdout
-    return int(told.split()[-1]) * 1024
+def held_by(rank: Mapping[str, int]) -> int:
+    """All bytes that a rank must hold."""
+    return sum(rank[kind] for kind in KINDS)
 
 
 if __name__ == "__main__":
