@@ -7,7 +7,7 @@ tokens a step, AdamW. `process` is what a rank of the same role takes beside wha
 embedded one: Python with its libraries, and the smallest of batches; `peak` is the largest resident set less that. What
 is left over beside the bytes held is activations and gradients of a batch, buffers, and what the allocator keeps. Bytes
 held are exact, medians are over rounds. Writes
-benchmarks/results/role_memory.md; eight minutes on two idle cores.
+benchmarks/results/role_memory.md; ten minutes on two idle cores.
 """
 
 import argparse
