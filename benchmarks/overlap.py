@@ -131,7 +131,7 @@ def train(options: argparse.Namespace, link: float, micro_batches: int) -> tuple
 def report(options: argparse.Namespace, rounds: dict[float, Sequence[Round]]) -> None:
     cores = len(os.sched_getaffinity(0))
     lines = [
-        f"{options.model}, codec {options.codec}, a batch of 8 in {options.micro_batches} micro-batches, {cores} cores; "
+        f"{options.model}, codec {options.codec}, a batch of 8 in {options.micro_batches} parts, {cores} cores; "
         f"medians of {options.rounds} rounds (least to largest). Milliseconds a 1000 positions.",
         "",
         "| link, Mbit/s | one by one | overlapped | ratio | predicted | one micro-batch |",

@@ -37,11 +37,15 @@ class Transport(Protocol):
     def post_receive(self, buffer: Tensor) -> Pending: ...
 
 
-class DeviceTransport(Transport, Protocol):
+class DeviceTransport(Protocol):
     @property
     def device(self) -> torch.device:
         """Where what it sends and receives lies."""
         ...
+
+    def send(self, message: Tensor) -> None: ...
+
+    def post_receive(self, buffer: Tensor) -> Pending: ...
 
 
 class Edge:

@@ -36,9 +36,7 @@ def test_both_ends_know_how_many_parts_a_batch_has(sizes: list[int], batch: int,
 
 
 def test_what_is_under_way_together() -> None:
-    assert groups(3, overlaps=False) == [range(1), range(1, 2), range(2, 3)] and groups(3, overlaps=True) == [
-        range(3)
-    ]
+    assert groups(3, overlaps=False) == [range(1), range(1, 2), range(2, 3)] and groups(3, overlaps=True) == [range(3)]
     alone = [place_in(together, number, 2) for together in groups(2, overlaps=False) for number in together]
     assert [(place.first, place.behind) for place in alone] == [(True, 0), (True, 0)]
     longest = range(4)  # of another client: this one has fewer
