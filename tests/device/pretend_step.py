@@ -44,8 +44,8 @@ from splitcom_dist.roles import build
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.mean_share import MeanShare
-from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.pipeline import MicroBatch, Place
+from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.share import Share
 from splitcom_dist.roles.standard_server import StandardServerRole
