@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from splitcom_dist.codec.wire import Expected
 
-LAST_SECONDS = 1.0  # for a thread that is in a wait which nobody needs any more
+LAST_SECONDS = 1.0  # for a thread that has nothing to do
 
 T = TypeVar("T")
 
@@ -41,9 +41,10 @@ class Inbox(Generic[T]):
         return arrived
 
     def close(self) -> None:
-        """End the thread; one that is still in a wait is left to its timeout."""
+        """End the thread; one that waits for what nobody will open any more is left to its timeout."""
         self._asked.put(None)
-        self._thread.join(LAST_SECONDS)
+        if not self.due:
+            self._thread.join(LAST_SECONDS)
 
     def _receive(self) -> None:
         failure: Exception | None = None

@@ -1,5 +1,6 @@
 """Micro-batches in whole runs: one step of the whole batch, and the same bits whether they overlap or not."""
 
+import json
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import pytest
 from conftest import run_command
 from safetensors.torch import load_file
 from test_exactness import assert_same_run, settings
+from test_predict import predicted
 from test_resume import TIMES, at_step, check_same
 from test_runs import check_books, lose_references, train
 
@@ -64,6 +66,12 @@ def test_overlap_changes_no_bit(shape: str, codec: str, model_folders: dict[str,
         assert outcome.code == 0, outcome.stderr
         check_books(tmp_path / choice, int(shape == "u_shape"))
     assert_same_bits(tmp_path / "none", tmp_path / "full")
+    if codec == "none":
+        _, _, links = predicted(load_config([tmp_path / "full" / "config.yaml"]))
+        summary = json.loads((tmp_path / "full" / "summary.json").read_text())
+        assert {link: count.most for link, count in links.items()} == {
+            link: count["wire_bytes"] for link, count in summary["links"].items()
+        }
     rows = read(tmp_path / "full" / "run.h5", "traffic")
     first = rows[(rows["side"] == 0) & (rows["client"] == 0) & (rows["step"] == 0)]
     assert [np.count_nonzero(first["link"] == link) for link in np.unique(first["link"])] == [PARTS] * (
