@@ -23,7 +23,7 @@ from splitcom_dist.roles.standard_server import StandardServerRole
 from splitcom_dist.telemetry.hdf5 import read
 
 PARTS = 3  # of batches of 4 samples: sizes 1, 1 and 2, and what is left of an epoch is cut finer or not at all
-FEW = ["data.train_samples=30", "train.epochs=2", "data.validation_samples=4"]
+FEW = ["data.train_samples=30", "data.validation_samples=4"]
 SHAPES = {"standard": [], "u_shape": ["shape=u_shape"]}
 
 
