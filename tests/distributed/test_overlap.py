@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_exactness import assert_same_run, settings
 from test_predict import predicted
 from test_resume import TIMES, at_step, check_same
-from test_runs import check_books, lose_references, train
+from test_runs import EPOCHS, check_books, lose_references, train
 
 from splitcom_dist.config.files import load_config
 from splitcom_dist.links import LINKS
@@ -23,7 +23,7 @@ from splitcom_dist.roles.standard_server import StandardServerRole
 from splitcom_dist.telemetry.hdf5 import read
 
 PARTS = 3  # of batches of 4 samples: sizes 1, 1 and 2, and what is left of an epoch is cut finer or not at all
-FEW = ["data.train_samples=30", "data.validation_samples=4"]
+FEW = ["data.train_samples=30", "data.validation_samples=4", "telemetry.sketch=4"]
 SHAPES = {"standard": [], "u_shape": ["shape=u_shape"]}
 
 
@@ -34,7 +34,7 @@ def overlapped(choice: str) -> list[str]:
 def books(out: Path) -> dict[str, Any]:
     """Every row of the tables that do not tell times, in an order that does not depend on when what happened."""
     tables = {}
-    for table in ("traffic", "similarity", "eval", "rounds", "train"):
+    for table in ("traffic", "similarity", "sketch", "eval", "rounds", "train"):
         rows = read(out / "run.h5", table)
         columns = [name for name in rows.dtype.names or () if name not in (*TIMES, "seconds", "wait")]
         tables[table] = sorted(map(repr, rows[columns].tolist()))
@@ -72,6 +72,8 @@ def test_overlap_changes_no_bit(shape: str, codec: str, model_folders: dict[str,
         assert {link: count.most for link, count in links.items()} == {
             link: count["wire_bytes"] for link, count in summary["links"].items()
         }
+    sketches = read(tmp_path / "full" / "run.h5", "sketch")
+    assert np.count_nonzero(sketches["link"] == LINKS.index("up_activation")) == 30 * EPOCHS, "each sample, each visit"
     rows = read(tmp_path / "full" / "run.h5", "traffic")
     first = rows[(rows["side"] == 0) & (rows["client"] == 0) & (rows["step"] == 0)]
     assert [np.count_nonzero(first["link"] == link) for link in np.unique(first["link"])] == [PARTS] * (
