@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -128,7 +128,7 @@ def train(options: argparse.Namespace, link: float, micro_batches: int) -> tuple
     return rows[(rows["client"] == 0) & (rows["step"] >= WARM_UP)], sent
 
 
-def report(options: argparse.Namespace, rounds: dict[float, Sequence[Round]]) -> None:
+def report(options: argparse.Namespace, rounds: Mapping[float, Sequence[Round]]) -> None:
     cores = len(os.sched_getaffinity(0))
     lines = [
         f"{options.model}, codec {options.codec}, a batch of 8 in {options.micro_batches} parts, {cores} cores; "

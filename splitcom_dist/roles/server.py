@@ -143,8 +143,8 @@ class ServerRole(ABC):
             self.measures.add(turn.client, measured, turn.loss, turn.targets)
         if self.speaks_for_all:
             seconds = time.perf_counter() - started - waited
-            together = Turn(SERVER, totals.loss, totals.tokens, totals.targets, seconds, waited=waited)
-            self.book(together, step, lr)
+            of_all = Turn(SERVER, totals.loss, totals.tokens, totals.targets, seconds, waited=waited)
+            self.book(of_all, step, lr)
             epoch = self.context.schedule.epoch_of(step)
             self.progress.step(step, epoch, totals.loss / totals.targets, totals.tokens, totals.crossed_bytes)
 

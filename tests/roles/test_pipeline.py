@@ -52,7 +52,7 @@ def test_parts_make_one_turn_a_client() -> None:
     parts = [Turn(1, 2.0, 10, 4, 1.0, 0.5, 0.1), Turn(0, 1.0, 5, 2), Turn(1, 3.0, 20, 6, 2.0, 1.0, 0.2)]
     first, second = whole_turns(parts)
     assert (first.client, first.loss, first.tokens, first.targets) == (1, 5.0, 30, 10)
-    assert (first.seconds, first.computing, first.waited) == (3.0, 1.5, pytest.approx(0.3)) and second == parts[1]
+    assert [first.seconds, first.computing, first.waited] == pytest.approx([3.0, 1.5, 0.3]) and second == parts[1]
 
 
 class Board:
