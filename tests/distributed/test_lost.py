@@ -102,6 +102,7 @@ def runs() -> Iterator[list[Run]]:
 SHAPES = {
     "standard": {"codec": "none"},
     "video": {"codec": "video"},
+    "overlapped": {"codec": "video", "train.micro_batches": 2, "roles.overlap": "full"},
     "U-shape": {"codec": "splitcom_all_int8", "shape": "u_shape"},
 }
 

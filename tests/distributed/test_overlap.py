@@ -56,7 +56,7 @@ def assert_same_bits(one: Path, other: Path) -> None:
         pytest.param("standard", "video", marks=pytest.mark.long),
         pytest.param("u_shape", "none", marks=pytest.mark.long),
         pytest.param("u_shape", "splitcom_all_int8", marks=pytest.mark.long),
-        ("u_shape", "video"),
+        pytest.param("u_shape", "video", marks=pytest.mark.long),
     ],
 )
 def test_overlap_changes_no_bit(shape: str, codec: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
