@@ -99,7 +99,7 @@ def runs() -> Iterator[list[Run]]:
             run.process.communicate(timeout=60)
 
 
-SHAPES = {
+SHAPES: dict[str, dict[str, object]] = {
     "standard": {"codec": "none"},
     "video": {"codec": "video"},
     "overlapped": {"codec": "video", "train.micro_batches": 2, "roles.overlap": "full"},
