@@ -22,6 +22,7 @@ from splitcom_dist.comm.layer_mean import layer_mean_bytes
 from splitcom_dist.comm.stacked import stacked_bytes
 from splitcom_dist.config.implied import head_trains, names_samples
 from splitcom_dist.config.schema import Config, LinkCodecConfig
+from splitcom_dist.data.batching import in_micro_batches
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.links import LINKS, is_upward, links_of
 from splitcom_dist.models.sources import ModelSource
@@ -47,9 +48,10 @@ def predict_links(
         visits = walk(schedule, shards)
         return {link: _predict_partial(config, link, source, visits) for link in links_of(config.model.tail_layers)}
     batches = [
-        len(shards[client][start : start + schedule.batch_size])
+        len(part)
         for client in shards
         for start in range(0, len(shards[client]), schedule.batch_size)
+        for part in in_micro_batches(shards[client][start : start + schedule.batch_size], schedule.micro_batches)
     ]
     samples = [sample for shard in shards.values() for sample in shard]
     return {

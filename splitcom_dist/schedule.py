@@ -38,6 +38,7 @@ class Schedule:
     attendance: Attendance = field(default_factory=lambda: Attendance(RestConfig()))
     participation: float = 1.0  # share of the logical clients that is drawn for each round
     seed: int = 0  # of the draws
+    micro_batches: int = 1  # of a batch that has as many samples
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -93,6 +94,11 @@ class Schedule:
         epoch, index = divmod(step, self.steps_per_epoch)
         return [samples[place] for place in epoch_batch(len(samples), self.batch_size, seed, client, epoch, index)]
 
+    def micro_batches_of(self, client: int, step: int) -> int:
+        """Into how many parts an active client's batch is cut: one a sample where there are fewer than configured."""
+        left = self.shard_sizes[client] - step % self.steps_per_epoch * self.batch_size
+        return min(self.micro_batches, self.batch_size, left)
+
     def averages_after(self, step: int) -> bool:
         """Whether client adapters are averaged after this step; always at the end of an epoch, if they train."""
         trains = self.tails_train or (self.clients_train and self.mode(step) is Mode.TRAIN)
@@ -138,4 +144,5 @@ def schedule_for(config: Config, layout: Layout, shard_sizes: tuple[int, ...]) -
         decides_by_rounds=decides_by_rounds(config),
         participation=config.fed.participation,
         seed=config.train.seed,
+        micro_batches=config.train.micro_batches,
     )

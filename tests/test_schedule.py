@@ -11,7 +11,8 @@ from splitcom_dist.attendance import Attendance, Mode
 from splitcom_dist.config.schema import Config, FedConfig, RestConfig, RolesConfig
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout, layout_for
-from splitcom_dist.links import LINKS, STANDARD, U_SHAPE
+from splitcom_dist.links import LINKS, STANDARD, U_SHAPE, is_upward
+from splitcom_dist.roles.pipeline import groups
 from splitcom_dist.schedule import Schedule
 
 
@@ -39,6 +40,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         ),
         participation=draw(st.sampled_from([1.0, 0.5, 0.1])),
         seed=draw(st.integers(0, 3)),
+        micro_batches=draw(st.integers(1, 4)),
     )
 
 
@@ -52,25 +54,42 @@ AFTER = {("down_gradient", False): "pass", ("down_activation", True): "forward",
 Late = frozenset[tuple[int, int]]  # turns, (client, step), in whose place a client tells its absence
 
 
-def exchanges(schedule: Schedule, rank: int, step: int, u_shape: bool, late: Late) -> list[Operation]:
-    """The transfers of one rank in one step: two a client, in the U-shape four; fewer while heads rest, one of a late
-    client, whose first packet tells the server that no other follows."""
+def exchanges(schedule: Schedule, rank: int, step: int, u_shape: bool, late: Late, overlaps: bool) -> list[Operation]:
+    """The transfers of one rank in one step: two a micro-batch, in the U-shape four; fewer while heads rest, one of a
+    late client, whose first packet tells the server that no other follows. Of micro-batches under way together all do
+    the first before any does the next."""
     every = active_links(schedule.mode(step), u_shape)
 
-    def links_of(client: int) -> tuple[str, ...]:
-        return every[:1] if (client, step) in late and every[:1] == LINKS[:1] else every
+    def is_late(client: int) -> bool:
+        return (client, step) in late and every[:1] == LINKS[:1]
 
     if rank in schedule.layout.client_ranks:
-        return [(link, (client, step)) for client in schedule.turns(step, rank) for link in links_of(client)]
-    operations: list[Operation] = []
+        operations: list[Operation] = []
+        for client in schedule.turns(step, rank):
+            if is_late(client):
+                operations.append((every[0], (client, step, 0)))
+                continue
+            for together in groups(schedule.micro_batches_of(client, step), overlaps):
+                up, down = every[:1] if every[:1] == LINKS[:1] else (), every[every[:1] == LINKS[:1] :]
+                stages = (up, down[:2], down[2:]) if u_shape else (up, down)
+                operations += [(link, (client, step, part)) for links in stages for part in together for link in links]
+        return operations
+    operations = []
     for wave in schedule.waves(step, schedule.layout.leader_of(rank)):
-        for part in ("forward", "backward") if u_shape else ("pass",):  # once through the wave for each
-            for client in wave:
-                links, turn = links_of(client), (client, step)
-                operations += [(link, turn) for link in links if BEFORE.get((link, u_shape)) == part]
-                if links == every:
-                    operations.append((part, turn))
-                operations += [(link, turn) for link in links if AFTER.get((link, u_shape)) == part]
+        counts = {client: schedule.micro_batches_of(client, step) for client in wave}
+        for together in groups(max(counts.values(), default=0), overlaps):
+            for stage in ("forward", "backward") if u_shape else ("pass",):  # once through the wave for each
+                for part in together:
+                    for client in wave:
+                        if is_late(client) and (stage == "backward" or part):
+                            continue
+                        if part >= counts[client]:
+                            continue
+                        links, turn = (every[:1] if is_late(client) else every), (client, step, part)
+                        operations += [(link, turn) for link in links if BEFORE.get((link, u_shape)) == stage]
+                        if not is_late(client):
+                            operations.append((stage, turn))
+                        operations += [(link, turn) for link in links if AFTER.get((link, u_shape)) == stage]
     if rank not in schedule.layout.server_ranks:  # its leader alone has edges
         operations = [operation for operation in operations if operation[0] not in LINKS]
     return operations
@@ -85,12 +104,13 @@ def active_links(mode: Mode, u_shape: bool) -> tuple[str, ...]:
     return U_SHAPE if u_shape else STANDARD
 
 
-def program(schedule: Schedule, rank: int, u_shape: bool, late: Late) -> list[Operation]:
+def program(schedule: Schedule, rank: int, u_shape: bool, late: Late, overlaps: bool) -> list[Operation]:
     """Everything a rank waits for, in its order: the roles' `run`."""
     layout = schedule.layout
     operations: list[Operation] = [("verdict", -1)]
     for step in range(schedule.total_steps):
-        operations += exchanges(schedule, rank, step, u_shape, late) if rank != layout.aggregator_rank else []
+        if rank != layout.aggregator_rank:
+            operations += exchanges(schedule, rank, step, u_shape, late, overlaps)
         if rank in layout.body_ranks and len(layout.body_ranks) > 1:
             operations.append(("gradients", step))
         if schedule.averages_after(step) and rank not in layout.body_ranks:
@@ -121,22 +141,41 @@ def participants(schedule: Schedule, operation: Operation) -> set[int]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(schedule=schedules(), u_shape=st.booleans(), share=st.sampled_from([0.0, 0.3, 1.0]), seed=st.integers(0, 99))
+@given(
+    schedule=schedules(),
+    u_shape=st.booleans(),
+    share=st.sampled_from([0.0, 0.3, 1.0]),
+    seed=st.integers(0, 99),
+    overlaps=st.booleans(),
+)
 def test_no_layout_deadlocks_even_if_every_transfer_is_a_rendezvous(
-    schedule: Schedule, u_shape: bool, share: float, seed: int
+    schedule: Schedule, u_shape: bool, share: float, seed: int, overlaps: bool
 ) -> None:
-    """Run all ranks' programs; an operation happens only when every participant has come to it."""
+    """Run all ranks' programs; an operation happens only when every participant has come to it. Where packets overlap
+    their sender goes on at once, and they arrive in the order in which they were sent."""
     world = range(schedule.layout.world_size)
     is_late = np.random.default_rng(seed).random((schedule.layout.clients, schedule.total_steps)) < share
     late = frozenset((client, step) for client, step in np.argwhere(is_late).tolist())
-    programs = {rank: program(schedule, rank, u_shape, late) for rank in world}
+    programs = {rank: program(schedule, rank, u_shape, late, overlaps) for rank in world}
     done = dict.fromkeys(world, 0)
+    sent: dict[tuple[int, ...], list[Operation]] = {}  # by sender and receiver
     while any(done[rank] < len(programs[rank]) for rank in world):
         progress = False
         for rank in world:
             if done[rank] == len(programs[rank]):
                 continue
             operation = programs[rank][done[rank]]
+            if overlaps and operation[0] in LINKS:
+                (other,) = participants(schedule, operation) - {rank}
+                if is_upward(operation[0]) == (rank in schedule.layout.client_ranks):
+                    sent.setdefault((rank, other), []).append(operation)
+                elif (way := sent.get((other, rank))) and way[0] == operation:
+                    way.pop(0)
+                else:
+                    continue
+                progress = True
+                done[rank] += 1
+                continue
             present = [
                 other
                 for other in participants(schedule, operation)

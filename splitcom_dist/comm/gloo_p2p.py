@@ -23,7 +23,13 @@ class GlooPair:
 
     def send(self, message: Tensor) -> None:
         """Send a vector; returns when the peer's transport has taken it. RuntimeError if it cannot."""
-        self._group.send([message], self._other, 0).wait()  # type: ignore[attr-defined]
+        self.post_send(message).wait()
+
+    def post_send(self, message: Tensor) -> dist.Work:
+        """Start sending a vector, behind those that are under way; `wait()` on the result raises RuntimeError on loss
+        or timeout."""
+        work: dist.Work = self._group.send([message], self._other, 0)  # type: ignore[attr-defined]
+        return work
 
     def post_receive(self, buffer: Tensor) -> dist.Work:
         """Start receiving into `buffer`; `wait()` on the result raises RuntimeError on loss or timeout."""

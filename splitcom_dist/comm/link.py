@@ -2,7 +2,8 @@
 
 A packet travels as one message of at most `SLOT` bytes, then one message with the rest, if any. The receiver posts
 the slot ahead of time and learns from the header, once it believes it, how long the rest is. A payload that lies on a
-device comes last, from device to device; only then does the receiver open a buffer for it.
+device comes last, from device to device; only then does the receiver open a buffer for it. An edge that runs ahead does
+all this while its rank computes: sends are posted and waited for at the end of a step, an inbox receives.
 """
 
 import time
@@ -14,7 +15,10 @@ from torch import Tensor
 
 from splitcom_dist.codec.wire import HEADER, Expected, Header, join_payload, pack, parse_body, parse_header
 from splitcom_dist.comm.failures import naming
+from splitcom_dist.comm.inbox import Inbox
 from splitcom_dist.links import LINKS
+
+Arrived = tuple[Header, dict[str, Tensor], int]  # a packet with its size in bytes
 
 SLOT = 32 * 1024  # bytes; up to here a second message costs more than sending the first one whole
 
@@ -28,14 +32,20 @@ class Transport(Protocol):
 
     def send(self, message: Tensor) -> None: ...
 
+    def post_send(self, message: Tensor) -> Pending: ...
+
     def post_receive(self, buffer: Tensor) -> Pending: ...
 
 
-class DeviceTransport(Transport, Protocol):
+class DeviceTransport(Protocol):
     @property
     def device(self) -> torch.device:
         """Where what it sends and receives lies."""
         ...
+
+    def send(self, message: Tensor) -> None: ...
+
+    def post_receive(self, buffer: Tensor) -> Pending: ...
 
 
 class Edge:
@@ -45,15 +55,21 @@ class Edge:
         """Without a transport nothing can cross until `connect`; `devices` takes payloads that cross apart."""
         self.peer = peer
         self.waited = 0.0  # seconds spent waiting for the peer's packets
+        self.ahead = False  # whether packets cross while this rank computes
         self._given = transport
         self._devices = devices
         self._slot = torch.empty(SLOT, dtype=torch.uint8)
         self._buffer = self._slot
         self._posted: Pending | None = None
+        self._under_way: list[tuple[str, Tensor, Pending]] = []  # sends: of what, and what must stay in memory
+        self._inbox: Inbox[tuple[Arrived, float]] | None = None
 
     def connect(self, transport: Transport) -> None:
         """Go on over another transport: to a peer that was lost and has come back."""
-        self._given, self._posted = transport, None
+        self.close()
+        self._given, self._posted, self._slot = transport, None, torch.empty(SLOT, dtype=torch.uint8)
+        self._under_way.clear()
+        self.ahead = False
 
     @property
     def _transport(self) -> Transport:
@@ -64,14 +80,44 @@ class Edge:
         """Send one packet, its payload `apart` if it is on a device; returns its size on the wire in bytes."""
         payload = join_payload(sections) if apart else None
         packet = pack(header, sections, payload)
-        with self._naming(f"{LINKS[header.link]}, step {header.step}"):
-            self._transport.send(packet[:SLOT])
-            if len(packet) > SLOT:
-                self._transport.send(packet[SLOT:])
+        what = f"{LINKS[header.link]}, step {header.step}"
+        with self._naming(what):
+            for message in (packet[:SLOT], packet[SLOT:]):
+                if len(message) and self.ahead:
+                    self._under_way.append((what, message, self._transport.post_send(message)))
+                elif len(message):
+                    self._transport.send(message)
             if payload is not None and len(payload):
                 assert self._devices is not None
                 self._devices.send(payload)
         return len(packet) + (0 if payload is None else len(payload))
+
+    def settle(self) -> None:
+        """Wait until the peer has taken all that was sent, and run ahead no longer. Raises PeerLost."""
+        self.ahead, started = False, time.perf_counter()
+        while self._under_way:
+            what, _, pending = self._under_way.pop(0)
+            with self._naming(what):
+                pending.wait()
+        self.waited += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Receive nothing in the background any more."""
+        if self._inbox is not None:
+            self._inbox.close()
+        self._inbox = None
+
+    def expect(self, expected: Expected) -> None:
+        """Let the peer's next packet come while this rank computes: its first message, or ahead all of it.
+
+        Ahead, several can be expected, and `receive` gives them in that order.
+        """
+        if not self.ahead:
+            self.post()
+            return
+        if self._inbox is None:
+            self._inbox = Inbox(self._take_whole, f"from {self.peer}")
+        self._inbox.ask(expected)
 
     def post(self) -> None:
         """Open the slot for the peer's next packet, so that it can arrive while this rank computes. Raises PeerLost."""
@@ -79,45 +125,65 @@ class Edge:
             with self._naming("the opening of a slot"):
                 self._posted = self._transport.post_receive(self._slot)
 
-    def receive(self, expected: Expected) -> tuple[Header, dict[str, Tensor], int]:
+    def receive(self, expected: Expected) -> Arrived:
         """The next packet: header, sections, size in bytes. Raises WireError or PeerLost.
 
-        Sections are views into a buffer that the next `receive` overwrites. No more than the larger of `SLOT` and
-        `expected.max_bytes` is ever allocated.
+        Sections are views into a buffer that the next `receive` overwrites, but for packets that came ahead. No more
+        than the larger of `SLOT` and `expected.max_bytes` is ever allocated.
         """
+        if self._inbox is not None and self._inbox.due:
+            started = time.perf_counter()
+            arrived, _ = self._inbox.open()
+            self.waited += time.perf_counter() - started
+            return arrived
+        arrived, waited = self._take(expected)
+        self.waited += waited
+        return arrived
+
+    def _take_whole(self, expected: Expected) -> tuple[Arrived, float]:
+        """As `_take`, in memory of its own."""
+        self._buffer = self._slot  # the rest of a large packet gets a new one
+        (header, sections, size), waited = self._take(expected)
+        if self._buffer is self._slot:
+            sections = {name: section.clone() for name, section in sections.items()}
+        return (header, sections, size), waited
+
+    def _take(self, expected: Expected) -> tuple[Arrived, float]:
+        """The next packet, and the seconds that it was waited for."""
         self.post()
         assert self._posted is not None
-        self._wait(self._posted, expected)
+        waited = self._wait(self._posted, expected)
         self._posted = None
         header = parse_header(self._slot, expected)
         total = HEADER.size + header.body_bytes - header.apart_bytes
-        packet = self._slot[:total]
+        packet, payload = self._slot[:total], None
         if total > SLOT:
-            packet = self._rest(total, expected)
-        payload = self._payload(header.apart_bytes, expected) if expected.apart else None
-        return header, parse_body(header, packet[HEADER.size :], expected, payload), total + header.apart_bytes
+            packet, more = self._rest(total, expected)
+            waited += more
+        if expected.apart:
+            payload, more = self._payload(header.apart_bytes, expected)
+            waited += more
+        sections = parse_body(header, packet[HEADER.size :], expected, payload)
+        return (header, sections, total + header.apart_bytes), waited
 
     def _naming(self, what: str) -> AbstractContextManager[None]:
         return naming(self.peer, [self._transport.peer], what)
 
-    def _rest(self, total: int, expected: Expected) -> Tensor:
+    def _rest(self, total: int, expected: Expected) -> tuple[Tensor, float]:
         if len(self._buffer) < total:
             self._buffer = torch.empty(total, dtype=torch.uint8)
         self._buffer[:SLOT] = self._slot
         with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
             pending = self._transport.post_receive(self._buffer[SLOT:total])
-        self._wait(pending, expected)
-        return self._buffer[:total]
+        return self._buffer[:total], self._wait(pending, expected)
 
-    def _payload(self, size: int, expected: Expected) -> Tensor:
+    def _payload(self, size: int, expected: Expected) -> tuple[Tensor, float]:
         assert self._devices is not None
         payload = torch.empty(size, dtype=torch.uint8, device=self._devices.device)
-        if size:
-            self._wait(self._devices.post_receive(payload), expected)
-        return payload
+        return payload, self._wait(self._devices.post_receive(payload), expected) if size else 0.0
 
-    def _wait(self, pending: Pending, expected: Expected) -> None:
+    def _wait(self, pending: Pending, expected: Expected) -> float:
         started = time.perf_counter()
         with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
             pending.wait()
-        self.waited += time.perf_counter() - started
+        return time.perf_counter() - started

@@ -99,16 +99,20 @@ class MpiTransport:
 
     def send(self, message: Tensor) -> None:
         """Send a uint8 vector; returns when MPI has taken it. RuntimeError if it cannot."""
-        self._communicator.finish(self._communicator.isend(message, self.peer, self._tag))
+        self.post_send(message).wait()
 
-    def post_receive(self, buffer: Tensor) -> "MpiReceive":
+    def post_send(self, message: Tensor) -> "MpiTransfer":
+        """Start sending a uint8 vector, behind those that are under way."""
+        return MpiTransfer(self._communicator, self._communicator.isend(message, self.peer, self._tag))
+
+    def post_receive(self, buffer: Tensor) -> "MpiTransfer":
         """Start receiving into `buffer`, a uint8 vector; a shorter message leaves its tail as it was."""
         assert buffer.dtype == torch.uint8
-        return MpiReceive(self._communicator, self._communicator.irecv(buffer, self.peer, self._tag))
+        return MpiTransfer(self._communicator, self._communicator.irecv(buffer, self.peer, self._tag))
 
 
-class MpiReceive:
-    """A receive under way."""
+class MpiTransfer:
+    """A message under way."""
 
     def __init__(self, communicator: MpiCommunicator, request: "MPI.Request") -> None:
         self._communicator = communicator

@@ -31,6 +31,13 @@ class Link:
         return self._free + self._delay
 
 
+class OnItsWay:
+    """A message that the link has."""
+
+    def wait(self) -> None:
+        """At once; the next `send` tells if it could not be delivered."""
+
+
 class ShapedTransport:
     """A transport whose messages arrive as over `link`. What is received is shaped at its sender."""
 
@@ -54,6 +61,11 @@ class ShapedTransport:
         if self._failure is not None:
             raise self._failure
         self._under_way.put((self._link.arrival(len(message), self._now()), message.clone()))
+
+    def post_send(self, message: Tensor) -> Pending:
+        """As `send`, which waits for nothing."""
+        self.send(message)
+        return OnItsWay()
 
     def post_receive(self, buffer: Tensor) -> Pending:
         return self._transport.post_receive(buffer)

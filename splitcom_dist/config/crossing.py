@@ -1,6 +1,6 @@
 """Keys about what crosses the cut, codecs, thresholds and transports, that contradict each other."""
 
-from splitcom_dist.config.implied import gated_links, stays_on_device
+from splitcom_dist.config.implied import gated_links, may_overlap, stays_on_device
 from splitcom_dist.config.ranges import is_added
 from splitcom_dist.config.schema import Config, LinkCodecConfig, LinkConfig, lookup
 from splitcom_dist.errors import UserError
@@ -40,6 +40,11 @@ def check_crossing(config: Config) -> None:
         raise UserError("rest.policy=gain: codec.down_gradient.gate=never leaves heads nothing to wake for")
     if config.transport == "nccl":
         _check_nccl(config)
+    if config.roles.overlap == "full" and not may_overlap(config):
+        raise UserError(
+            "roles.overlap=full: not with transport=nccl, which has one transfer under way at a time, nor in the "
+            "U-shape with dropout, whose noise depends on the order; set roles.overlap=none"
+        )
 
 
 def _check_link(name: str, codec: LinkCodecConfig) -> None:

@@ -46,6 +46,13 @@ def stays_on_device(codec: LinkCodecConfig) -> bool:
     return codec.gate in ("always", "once", "cosine", "never") and codec.quantizer in ("none", "fp16", "int8")
 
 
+def may_overlap(config: Config) -> bool:
+    """Whether a step can run ahead and still come to the same adapters: clients of the U-shape draw the noise of heads
+    and tails from one generator."""
+    draws = config.model.dropout > 0 or config.lora.dropout > 0
+    return config.transport != "nccl" and not (draws and config.model.tail_layers)
+
+
 def bounds_of(config: Config, link: str) -> Bounds:
     """Between what a controller moves the threshold of a link."""
     return config.control.activation if link.endswith("activation") else config.control.gradient

@@ -53,6 +53,9 @@ class RolesConfig:
     # sequential: a server takes its clients one after another, and others compute meanwhile; merged: those of a wave,
     # one of each client rank, in one pass of the body, which each enters at its cut
     server_batching: str = "sequential"
+    # none: a client's next micro-batch goes up when the gradient of the last has come; full: all go up at once, and are
+    # received and sent while ranks compute; auto: by what steps of either kind take at the start. The same adapters
+    overlap: str = "auto"
 
 
 @dataclass
@@ -103,6 +106,7 @@ class FedConfig:
 class TrainConfig:
     epochs: int = 5
     batch_size: int = 8  # samples a logical client gives to one step
+    micro_batches: int = 1  # parts of a batch that cross the cut one by one, for one step on the gradient of all
     lr: float = 1e-3
     optimizer: str = "adamw"
     weight_decay: float = 0.0

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.devices import HOST
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +27,15 @@ class Batch:
     input_ids: torch.Tensor  # (B, Lmax) int64, right-padded with 0
     lengths: torch.Tensor  # (B,) int64
     targets: list[torch.Tensor]  # B tensors of int64 token ids
+
+    @property
+    def tokens(self) -> int:
+        """Input positions."""
+        return int(self.lengths.sum())
+
+    @property
+    def target_count(self) -> int:
+        return sum(map(len, self.targets))
 
 
 def epoch_order(count: int, batch_size: int, seed: int, client: int, epoch: int) -> list[np.ndarray]:
@@ -44,6 +57,12 @@ def _permutation(count: int, seed: int, client: int, epoch: int) -> np.ndarray:
     order = np.random.default_rng(np.random.SeedSequence((seed, client, epoch))).permutation(count)
     order.flags.writeable = False  # handed out without a copy
     return order
+
+
+def in_micro_batches(batch: Sequence[T], count: int) -> list[Sequence[T]]:
+    """A batch in order, cut into so many parts, or as many as it has samples; sizes differ by at most one."""
+    count = min(count, len(batch))
+    return [batch[start:stop] for start, stop in pairwise(len(batch) * part // count for part in range(count + 1))]
 
 
 def collate(samples: Sequence[Sample], device: torch.device = HOST) -> Batch:

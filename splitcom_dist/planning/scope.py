@@ -17,6 +17,8 @@ def check_planned(config: Config) -> None:
         raise UserError("fed.participation: rounds of some clients are not planned, set fed.participation=1")
     if config.rest.policy != "never":
         raise UserError("rest.policy: epochs in which heads rest are not planned, set rest.policy=never")
+    if config.train.micro_batches > 1:
+        raise UserError("train.micro_batches: only batches that cross as one are planned, set train.micro_batches=1")
     for key, needed in (
         ("fed.cut_layers", None),
         ("fed.cuts.policy", "static"),

@@ -55,6 +55,11 @@ class Service:
                 raise
             self._lose(rank, str(error))
 
+    def close(self) -> None:
+        """No client is served any more."""
+        for edge in self._edges.values():
+            edge.close()
+
     def _lose(self, rank: int, reason: str) -> None:
         if rank in self._served:
             self._lost[rank] = reason

@@ -37,6 +37,9 @@ def read_logs(path: Path) -> RunLogs:
     for part in ("config.yaml", "run.h5"):
         if not (path / part).is_file():
             raise UserError(f"{path}: no {part}; give the directory of a finished run")
+    config = load_config([path / "config.yaml"])
+    if config.train.micro_batches > 1:
+        raise UserError(f"{path}: a batch was several packets (train.micro_batches); replay a run with one a batch")
     file = path / "run.h5"
     traffic = read(file, "traffic")
     rounds, gradients = read(file, "rounds"), read(file, "gradients")
@@ -44,7 +47,7 @@ def read_logs(path: Path) -> RunLogs:
     moves = np.stack([rounds["step"], rounds["movement"]], axis=1)
     return RunLogs(
         path=path,
-        config=load_config([path / "config.yaml"]),
+        config=config,
         traffic=traffic[traffic["side"] == SENT],
         similarity=read(file, "similarity"),
         sketch=read(file, "sketch"),

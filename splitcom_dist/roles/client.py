@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import cast
 
 import torch
@@ -15,8 +16,7 @@ from splitcom_dist.codec.ragged import to_ragged
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.cuts.measured import Measured, Measures
-from splitcom_dist.data.batching import Batch, collate
-from splitcom_dist.data.tokens import Sample
+from splitcom_dist.data.batching import Batch, collate, in_micro_batches
 from splitcom_dist.errors import WireError
 from splitcom_dist.models.split import forward_blocks
 from splitcom_dist.presence.comeback import Attendance, ask_for_welcome
@@ -25,7 +25,9 @@ from splitcom_dist.roles.cut_moves import Blocks, move_own, tell_measures
 from splitcom_dist.roles.flows.incoming import Packet
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.mean_share import MeanShare
+from splitcom_dist.roles.overlap import Overlap
 from splitcom_dist.roles.pace import Pace
+from splitcom_dist.roles.pipeline import MicroBatch, groups, place_in
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.verdicts import await_verdict, report, take
 from splitcom_dist.state import State, Stateful, facts, gathered, read_facts, spread
@@ -52,6 +54,7 @@ class ClientRole:
         self.clients = clients
         self.blocks = blocks
         self.measures = Measures()
+        self.overlap = Overlap(context)
         self.share = share
         self.pace = Pace(context.config.fed, context.config.train.seed)
         self.lr = context.config.train.lr  # of the client that had the last turn
@@ -67,22 +70,23 @@ class ClientRole:
             self.take_verdict(-1)  # on the model before training
             self.record_speeds()
             self.record_cuts()
-        for step in self.context.course.steps(self):
-            for number in schedule.turns(step, world.rank) if self.attendance.attends(step) else ():
-                if self.pace.is_late(number):
-                    self.leave_out(self.clients[number], step)
-                else:
-                    self.train(self.clients[number], step)
-            if schedule.averages_after(step):
-                self.average(step)
-            if schedule.moves_cuts_after(step):
-                self.move_cuts(step)
-            if schedule.ends_round(step):
-                for line in self.pace.end_round():
-                    record_event(self.context.log, step, "deadline", line)
-            if schedule.decides_after(step):
-                report(self.context, step, self.lr, self.clients)
-                self.take_verdict(step)
+        with closing(self.edge):
+            for step in self.context.course.steps(self):
+                for number in schedule.turns(step, world.rank) if self.attendance.attends(step) else ():
+                    if self.pace.is_late(number):
+                        self.leave_out(self.clients[number], step)
+                    else:
+                        self.train(self.clients[number], step)
+                if schedule.averages_after(step):
+                    self.average(step)
+                if schedule.moves_cuts_after(step):
+                    self.move_cuts(step)
+                if schedule.ends_round(step):
+                    for line in self.pace.end_round():
+                        record_event(self.context.log, step, "deadline", line)
+                if schedule.decides_after(step):
+                    report(self.context, step, self.lr, self.clients)
+                    self.take_verdict(step)
 
     def come_back(self) -> None:
         """Take part again in a run that went on without this rank: from the mean that all have, with new optimizers."""
@@ -106,14 +110,17 @@ class ClientRole:
     def train(self, client: LogicalClient, step: int) -> None:
         """One batch of one logical client: head forward, exchange with the server, head backward, optimizer step."""
         started, waited, worked = time.perf_counter(), self.edge.waited, self.pace.worked(client.id)
-        samples = self.context.schedule.batch(client.samples, client.id, step, self.context.config.train.seed)
-        batch = collate(samples, self.context.device)
-        targets = sum(map(len, batch.targets))
         client.optimizer.catch_up(step)
         lr = client.optimizer.lr
         self.share.bring_up_to_date(client)
         client.enter()
-        loss = self.turn(client, samples, batch, step)
+        loss, tokens, targets = 0.0, 0, 0
+        self.edge.ahead = self.overlap.at(step)
+        for together in self.micro_batches(client, step):
+            loss += self.turn(client, together, step)
+            tokens += sum(part.batch.tokens for part in together)
+            targets += sum(part.batch.target_count for part in together)
+        self.edge.settle()
         if self.trains(step):
             with self.pace.computing(client.id):
                 client.step(targets)
@@ -122,7 +129,7 @@ class ClientRole:
             client.rest()
         self.lr = client.optimizer.lr
         waited = self.edge.waited - waited
-        tokens, seconds = int(batch.lengths.sum()), time.perf_counter() - started - waited
+        seconds = time.perf_counter() - started - waited
         self.context.ledger.trained(tokens)
         computing = self.pace.worked(client.id) - worked
         self.measures.add(client.id, Measured(turns=1, computing=computing, sending=seconds - computing), loss, targets)
@@ -139,6 +146,21 @@ class ClientRole:
             wait=waited,
         )
 
+    def micro_batches(self, client: LogicalClient, step: int) -> list[list[MicroBatch]]:
+        """The parts of a client's batch in their order, in groups that are under way together."""
+        schedule, train = self.context.schedule, self.context.config.train
+        batch = schedule.batch(client.samples, client.id, step, train.seed)
+        parts = in_micro_batches(batch, train.micro_batches)
+        return [
+            [
+                MicroBatch(
+                    parts[number], collate(parts[number], self.context.device), place_in(together, number, len(parts))
+                )
+                for number in together
+            ]
+            for together in groups(len(parts), self.edge.ahead)
+        ]
+
     def leave_out(self, client: LogicalClient, step: int) -> None:
         """The packet that opens a turn says that there is none: the server goes on without this client."""
         client.outgoing["up_activation"].tell_absence(step)
@@ -148,64 +170,77 @@ class ClientRole:
         """Whether a client steps its adapters after this batch."""
         return self.context.head_trains(step)
 
-    def turn(self, client: LogicalClient, samples: Sequence[Sample], batch: Batch, step: int) -> float:
-        """A batch through the cut and back; adapter gradients accumulate. Returns the summed loss (NaN: the
+    def turn(self, client: LogicalClient, together: Sequence[MicroBatch], step: int) -> float:
+        """Micro-batches through the cut and back; adapter gradients accumulate. Returns the summed loss (NaN: the
         server's to know)."""
+        down = client.incoming["down_gradient"]
         if self.context.schedule.mode(step) is Mode.REST:  # the server goes on with what it has
-            visit = client.visit(samples)
-            client.outgoing["up_activation"].spare(step, visit)
-            client.incoming["down_gradient"].spare(step, visit)
+            for part in together:
+                visit = client.visit(part.samples)
+                client.outgoing["up_activation"].spare(step, visit)
+                down.spare(step, visit)
             return math.nan
-        activation, packet = self.open(client, samples, batch, "down_gradient", step)
-        if self.context.head_trains(step):
-            gradient = client.incoming["down_gradient"].decode(packet)
-            assert activation is not None and gradient is not None
-            with self.pace.computing(client.id):
-                activation.backward(gradient)
-        else:
-            client.incoming["down_gradient"].book(packet)
+        self.open(client, together, "down_gradient", step)
+        for part in together:
+            packet = self.answer(client, part, together, "down_gradient", step)
+            if self.context.head_trains(step):
+                self.backward(client, part, down.decode(packet))
+            else:
+                down.book(packet)
         return math.nan
 
-    def open(
-        self, client: LogicalClient, samples: Sequence[Sample], batch: Batch, link: str, step: int
-    ) -> tuple[Tensor | None, Packet]:
-        """Send the head's activation (T, d) and wait for the answer on `link`; if the server's references differ,
-        send it anew. The activation is None if nothing of it was to be sent."""
-        visit = client.visit(samples)
-        activation = self.forward_head(client, batch, visit, step)
-        self.send_activation(client, batch, visit, activation, link, step)
-        packet = client.incoming[link].receive(step, visit)
+    def open(self, client: LogicalClient, together: Sequence[MicroBatch], link: str, step: int) -> None:
+        """Send the head's activations, to be answered on `link`."""
+        for part in together:
+            part.visit = client.visit(part.samples)
+            if part.activation is None:
+                part.activation = self.forward_head(client, part.batch, part.visit, step)
+            self.send_activation(client, part, link, step)
+        client.incoming[link].expect(step, together[0].visit)
+
+    def answer(
+        self, client: LogicalClient, part: MicroBatch, together: Sequence[MicroBatch], link: str, step: int
+    ) -> Packet:
+        """Wait for the answer to a micro-batch; if the server's references differ, send all that are under way anew."""
+        incoming = client.incoming[link]
+        packet = incoming.receive(step, part.visit)
         if packet.asks_for_resync:
-            client.incoming[link].book(packet)
+            incoming.book(packet)
             reason = f"the server's store of client {client.id} differed; sending I frames again"
             record_event(self.context.log, step, "resync", reason)
             client.forget_sent()
-            visit = client.visit(samples)
-            activation = self.forward_head(client, batch, visit, step) if activation is None else activation
-            self.send_activation(client, batch, visit, activation, link, step)
-            packet = client.incoming[link].receive(step, visit)
+            self.open(client, together, link, step)
+            packet = incoming.receive(step, part.visit)
             if packet.asks_for_resync:
                 raise WireError(f"{self.edge.peer}, step {step}: store_digest: differs even after a resync")
-        return activation, packet
+        if part.place.first:
+            for later in together[1:]:
+                incoming.expect(step, later.visit)
+        return packet
 
     def forward_head(self, client: LogicalClient, batch: Batch, visit: Visit, step: int) -> Tensor | None:
-        """The head's activation at real positions (T, d); None if nothing of it would be sent."""
+        """The head's activation (T, d) at real positions; None if nothing of it would be sent."""
         if not client.outgoing["up_activation"].encoder.needs_values(visit):
             return None
         with self.pace.computing(client.id), torch.set_grad_enabled(self.context.head_trains(step)):
             cut_layer = self.context.cuts.of(client.id)
             return to_ragged(forward_blocks(self.head, input_ids=batch.input_ids, last=cut_layer), batch.lengths)
 
-    def send_activation(
-        self, client: LogicalClient, batch: Batch, visit: Visit, activation: Tensor | None, answer: str, step: int
-    ) -> None:
-        """Encode and send one batch, with the words that name it."""
+    def backward(self, client: LogicalClient, part: MicroBatch, gradient: Tensor | None) -> None:
+        """Through the head, from the gradient at the cut (T, d)."""
+        assert part.activation is not None and gradient is not None
+        with self.pace.computing(client.id):
+            part.activation.backward(gradient)
+
+    def send_activation(self, client: LogicalClient, part: MicroBatch, answer: str, step: int) -> None:
+        """Encode and send one micro-batch, with the words that name it."""
+        assert part.visit is not None
         client.outgoing["up_activation"].send(
             step,
-            visit,
-            activation,
-            answer_digest=client.incoming[answer].decoder.store.digest,
-            also=client.introduce(visit, batch.targets),
+            part.visit,
+            part.activation,
+            answer_digest=client.incoming[answer].decoder.store.digest if part.place.first else 0,
+            also=client.introduce(part.visit, part.batch.targets),
         )
 
     def average(self, step: int) -> None:

@@ -5,53 +5,34 @@ of a server, of which this is the leader (shard.py has the others). What a wave 
 standard_server.py and u_server.py.
 """
 
-import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.attendance import Mode
-from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.gradients import StepTotals, sum_gradients
 from splitcom_dist.comm.reduce import make_sending
 from splitcom_dist.cuts.measured import Measured, Measures
-from splitcom_dist.errors import WireError
 from splitcom_dist.models.lora import flatten, unflatten_into, without
 from splitcom_dist.presence.service import Service
 from splitcom_dist.roles.body import make_body
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.cut_moves import move_served, tell_measures
-from splitcom_dist.roles.flows.incoming import Packet
+from splitcom_dist.roles.overlap import Overlap
+from splitcom_dist.roles.pipeline import Place, groups, place_in
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.shared_blocks import SharedBlocks
+from splitcom_dist.roles.turn import Turn, whole_turns
 from splitcom_dist.roles.verdicts import await_verdict, report
 from splitcom_dist.state import State, Stateful, gathered, spread
 from splitcom_dist.telemetry.progress import Progress
 from splitcom_dist.telemetry.records import SERVER, record_event, record_gradients, record_round, record_training
 from splitcom_dist.training import AdapterOptimizer
-
-
-@dataclass
-class Turn:
-    """One client's batch in one step: the summed loss (NaN where the client computes it), positions, targets.
-
-    Without targets there was none: the client was absent.
-    """
-
-    client: int
-    loss: float = math.nan
-    tokens: int = 0
-    targets: int = 0
-    seconds: float = 0.0  # computing, encoding and sending
-    computing: float = 0.0  # of these
-    waited: float = 0.0
 
 
 class ServerRole(ABC):
@@ -77,6 +58,8 @@ class ServerRole(ABC):
         self.parameters = list(parameters)
         self.shared = shared
         self.measures = Measures()
+        self.overlap = Overlap(context)
+        self.absent: set[int] = set()  # clients that have no batch for this step
         self.deep = without(self.parameters, shared.parameters if shared else [])
         self.sending = make_sending(context.config.fed.adapter_quantizer, flatten(self.deep))
         self.optimizer = AdapterOptimizer(self.parameters, context.config.train, context.schedule.total_steps)
@@ -105,6 +88,7 @@ class ServerRole(ABC):
                     self.take_verdict(step)
         finally:
             self.progress.close()
+            self.service.close()
 
     def state(self) -> State:
         return {**gathered(self._memory), "adapter": flatten(self.parameters)}
@@ -119,30 +103,38 @@ class ServerRole(ABC):
         return {"optimizer": self.optimizer, "sending": self.sending, "clients": self.clients, **shared}
 
     @abstractmethod
-    def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
-        """Every transfer of the clients of one wave; adapter gradients of their summed losses accumulate."""
+    def serve(self, wave: list[ServedClient], together: range, step: int) -> list[Turn]:
+        """Every transfer of micro-batches that are under way together, of the clients of one wave; adapter gradients
+        of their summed losses accumulate."""
 
     def step(self, step: int) -> None:
         """Serve every active client of ours, then step on the gradients of all servers' weighted by target tokens."""
-        started = time.perf_counter()
-        turns: list[Turn] = []
+        started, ahead = time.perf_counter(), self.overlap.at(step)
+        parts: list[Turn] = []
         self.call_the_roll(step)
+        served: list[ServedClient] = []
         for numbers in self.context.schedule.waves(step, self.context.world.rank):
             wave = self.clients.present([number for number in numbers if self.service.serves(self.rank_of(number))])
-            if not self.opens(step):
-                for client in wave:
+            for client in wave:
+                client.edge.ahead = ahead
+            count = max((self.context.schedule.micro_batches_of(number, step) for number in numbers), default=0)
+            for together in groups(count, ahead):
+                for client, _ in () if self.opens(step) else self.due(wave, together, together.start, step):
                     with self.service.tolerating(self.rank_of(client.number)):
-                        client.edge.post()
-            turns += self.serve(wave, step)
+                        client.incoming["up_activation"].expect(step)
+                parts += self.serve(wave, together, step)
+            served += wave
         self.body.end_step(step)
-        arrived, waited = time.perf_counter(), sum(turn.waited for turn in turns)
-        turns = [turn for turn in turns if turn.targets]
+        arrived, waited = time.perf_counter(), sum(turn.waited for turn in parts)
+        turns = [turn for turn in whole_turns(parts) if turn.targets]
         totals = self.sum_over_servers(turns, step)
         waited += time.perf_counter() - arrived
         lr = self.optimizer.lr
         if self.shared is not None:
             self.shared.weigh(totals)
         self.optimizer.step_on_mean(totals.targets)
+        self.settle(served)
+        self.overlap.measure(step, time.perf_counter() - started, totals.tokens)
         if not totals.targets:  # nobody has a batch: who was drawn for this round has none left, or all are late
             return
         for turn in turns:
@@ -151,13 +143,31 @@ class ServerRole(ABC):
             self.measures.add(turn.client, measured, turn.loss, turn.targets)
         if self.speaks_for_all:
             seconds = time.perf_counter() - started - waited
-            together = Turn(SERVER, totals.loss, totals.tokens, totals.targets, seconds, waited=waited)
-            self.book(together, step, lr)
+            of_all = Turn(SERVER, totals.loss, totals.tokens, totals.targets, seconds, waited=waited)
+            self.book(of_all, step, lr)
             epoch = self.context.schedule.epoch_of(step)
             self.progress.step(step, epoch, totals.loss / totals.targets, totals.tokens, totals.crossed_bytes)
 
+    def due(
+        self, wave: Sequence[ServedClient], together: range, number: int, step: int
+    ) -> Iterator[tuple[ServedClient, Place]]:
+        """Clients of a wave that have a micro-batch of this number, and its place among those under way together."""
+        for client in wave:
+            count = self.context.schedule.micro_batches_of(client.number, step)
+            here = client.number not in self.absent and self.service.serves(self.rank_of(client.number))
+            if here and number < count:
+                yield client, place_in(together, number, count)
+
+    def settle(self, served: Sequence[ServedClient]) -> None:
+        """See that all that was sent in this step has left."""
+        for client in served:
+            if self.service.serves(rank := self.rank_of(client.number)):
+                with self.service.tolerating(rank):
+                    client.edge.settle()
+
     def call_the_roll(self, step: int) -> None:
         """Forget what was kept for client ranks that are lost; those who have come back begin afresh."""
+        self.absent.clear()
         lost, come = self.service.begin(step)
         for rank in lost:
             self.clients.forget(self.context.world.layout.clients_of(rank))
@@ -224,54 +234,15 @@ class ServerRole(ABC):
             wait=turn.waited,
         )
 
-    def receive_activation(self, client: ServedClient, step: int) -> Packet | None:
-        """The packet that opens a client's turn; if it was made over other references, asks once for a resync.
-
-        None if it says that the client has no batch for this step.
-        """
-        up, answer = client.incoming["up_activation"], client.outgoing[self.context.links[1]]
-        packet = up.receive(step, book=client.book)
-        if packet.tells_absence:
-            up.book(packet)
-            self.context.ledger.left_out()
-            return None
-        if not up.fits(packet, client.book):
-            up.refuse(packet)
-            client.forget_received()
-            client.edge.post()
-            answer.ask_for_resync(step)
-            packet = up.receive(step, book=client.book)
-            if not up.fits(packet, client.book):
-                raise packet.expected.error("manifest", "does not fit even after a resync")
-        return packet
-
     def without(self, client: ServedClient, waited: float) -> Turn:
         """The turn of an absent client, for whose word we have waited since its edge had waited for so long."""
+        self.context.ledger.left_out()
+        self.absent.add(client.number)
         return Turn(client.number, loss=0.0, waited=client.edge.waited - waited)
-
-    def decoded(self, client: ServedClient, packet: Packet) -> Tensor:
-        """The rows (T, d) of the packet that opens a turn."""
-        rows = client.incoming["up_activation"].decode(packet)
-        assert rows is not None
-        return rows
 
     def opens(self, step: int) -> bool:
         """Whether this step begins here: heads rest, and nothing comes up from them."""
         return self.context.schedule.mode(step) is Mode.REST
-
-    def recalled(self, client: ServedClient, step: int) -> tuple[Visit, Tensor]:
-        """A resting client's batch, which the schedule names, and its rows (T, d) from our references."""
-        assert client.book is not None
-        samples, schedule = client.book.samples, self.context.schedule
-        if len(samples) != schedule.shard_sizes[client.number]:
-            raise WireError(
-                f"{client.edge.peer}, step {step}: it rests, but of its {schedule.shard_sizes[client.number]} samples "
-                f"{len(samples)} have come; let heads train for a whole epoch first"
-            )
-        chosen = schedule.batch(samples, client.number, step, self.context.config.train.seed)
-        paths = [client.book.path(sample) for sample in chosen]
-        visit = Visit(chosen, torch.tensor([len(path) for path in paths]), paths)
-        return visit, client.incoming["up_activation"].recall(visit)
 
     def send_adapter(self, step: int) -> None:
         """Hand the adapter to the aggregator, which evaluates with it."""

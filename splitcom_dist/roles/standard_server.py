@@ -1,6 +1,7 @@
 """The server of the standard shape: all deep blocks and the LM head; labels cross once a sample and are cached."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,15 +12,19 @@ from splitcom_dist.errors import WireError
 from splitcom_dist.models.loss import check_finite
 from splitcom_dist.roles.body import WholeBody
 from splitcom_dist.roles.flows.incoming import Packet
+from splitcom_dist.roles.pipeline import Place
+from splitcom_dist.roles.reception import decoded, recalled, receive_activation
 from splitcom_dist.roles.served_client import ServedClient
-from splitcom_dist.roles.server import ServerRole, Turn
+from splitcom_dist.roles.server import ServerRole
+from splitcom_dist.roles.turn import Turn
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One client's batch that is to be served: what came, or while heads rest what is remembered."""
+    """One client's micro-batch that is to be served: what came, or while heads rest what is remembered."""
 
     client: ServedClient
+    place: Place
     packet: Packet | None  # None while heads rest
     visit: Visit
     batch: Portion
@@ -30,32 +35,36 @@ class Arrival:
 class StandardServerRole(ServerRole):
     """Blocks behind the cuts and the LM head; a client's activation enters at its own cut."""
 
-    def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
-        if self.context.config.roles.server_batching == "merged":
-            return self.serve_together(wave, step)
+    def serve(self, wave: list[ServedClient], together: range, step: int) -> list[Turn]:
+        """The first micro-batch of every client of the wave, then the second: while one computes, others are served."""
         turns = []
-        for client in wave:
-            with self.service.tolerating(self.rank_of(client.number)):
-                turns.append(self.serve_one(client, step))
+        for number in together:
+            due = self.due(wave, together, number, step)
+            if self.context.config.roles.server_batching == "merged":
+                turns += self.serve_together(due, step)
+                continue
+            for client, place in due:
+                with self.service.tolerating(self.rank_of(client.number)):
+                    turns.append(self.serve_one(client, place, step))
         return turns
 
-    def serve_one(self, client: ServedClient, step: int) -> Turn:
-        """One client's batch: activation in, loss, gradient out."""
-        arrival = self.take(client, step)
+    def serve_one(self, client: ServedClient, place: Place, step: int) -> Turn:
+        """One micro-batch: activation in, loss, gradient out."""
+        arrival = self.take(client, place, step)
         if isinstance(arrival, Turn):
             return arrival
         begun, cut_layer = time.perf_counter(), self.context.cuts.of(client.number)
         learnt = self.body.forward_backward(arrival.batch, self.context.head_trains(step), step, cut_layer)
         return self.answer(arrival, *learnt, step, time.perf_counter() - begun)
 
-    def serve_together(self, wave: list[ServedClient], step: int) -> list[Turn]:
-        """The batches of a wave in one pass of the body, once all have come."""
+    def serve_together(self, due: Iterable[tuple[ServedClient, Place]], step: int) -> list[Turn]:
+        """One micro-batch of each client in one pass of the body, once all have come."""
         assert isinstance(self.body, WholeBody)
         turns: list[Turn] = []
         arrivals: list[Arrival] = []
-        for client in wave:
+        for client, place in due:
             with self.service.tolerating(self.rank_of(client.number)):
-                arrival = self.take(client, step)
+                arrival = self.take(client, place, step)
                 (arrivals if isinstance(arrival, Arrival) else turns).append(arrival)  # type: ignore[arg-type]
         if not arrivals:
             return turns
@@ -67,22 +76,22 @@ class StandardServerRole(ServerRole):
             turns.append(self.answer(arrival, loss, gradient, step, computing * len(arrival.batch.rows)))
         return turns
 
-    def take(self, client: ServedClient, step: int) -> Arrival | Turn:
-        """A client's batch, or the whole turn of one that is absent. While heads rest nothing comes."""
+    def take(self, client: ServedClient, place: Place, step: int) -> Arrival | Turn:
+        """A client's micro-batch, or the whole turn of one that is absent. While heads rest nothing comes."""
         started, waited, packet = time.perf_counter(), client.edge.waited, None
         if self.opens(step):
-            visit, rows = self.recalled(client, step)
+            visit, rows = recalled(self.context, client, place, step)
             assert client.labels is not None
             targets = client.labels.recall(visit.samples)
         else:
-            packet = self.receive_activation(client, step)
+            packet = receive_activation(self.context, client, place, step)
             if packet is None:
                 return self.without(client, waited)
             visit, targets = packet.visit, self.targets(client, packet)
-            rows = self.decoded(client, packet)
+            rows = decoded(client, packet)
         waited = client.edge.waited - waited
         seconds = time.perf_counter() - started - waited
-        return Arrival(client, packet, visit, Portion(rows, visit.lengths, targets), waited, seconds)
+        return Arrival(client, place, packet, visit, Portion(rows, visit.lengths, targets), waited, seconds)
 
     def answer(self, arrival: Arrival, loss: float, gradient: Tensor | None, step: int, computing: float) -> Turn:
         """The gradient out, after so many seconds of computing. While heads rest nothing goes."""
@@ -92,7 +101,8 @@ class StandardServerRole(ServerRole):
         check_finite(loss, client.number, step, self.context.config.train.lr)
         with self.service.tolerating(self.rank_of(client.number)):  # the body's gradient is made, and counts
             if gradient is not None and packet is not None:
-                client.outgoing["down_gradient"].send(step, visit, gradient, peer_digest=packet.header.answer_digest)
+                told = arrival.place.digest(packet.header.answer_digest)
+                client.outgoing["down_gradient"].send(step, visit, gradient, peer_digest=told)
             elif packet is not None:
                 client.outgoing["down_gradient"].acknowledge(step, visit)
             else:

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.errors import WireError
 from splitcom_dist.roles.body import Passing
+from splitcom_dist.roles.pipeline import Place
+from splitcom_dist.roles.reception import decoded, recalled, receive_activation
 from splitcom_dist.roles.served_client import ServedClient
-from splitcom_dist.roles.server import ServerRole, Turn
+from splitcom_dist.roles.server import ServerRole
+from splitcom_dist.roles.turn import Turn
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A client's batch on its way through the body."""
+    """A client's micro-batch on its way through the body."""
 
     client: ServedClient
+    place: Place
     turn: Turn
     visit: Visit
     passing: Passing
@@ -27,52 +31,56 @@ class Passage:
 class UServerRole(ServerRole):
     """Blocks behind the cuts, up to the clients' tails; a client's activation enters at its own cut."""
 
-    def serve(self, wave: list[ServedClient], step: int) -> list[Turn]:
-        """Forward for every client of the wave, then backward for every one: their tails compute meanwhile."""
+    def serve(self, wave: list[ServedClient], together: range, step: int) -> list[Turn]:
+        """Forward for all micro-batches of every client of the wave, then backward: their tails compute meanwhile."""
         begun: list[Passage | Turn] = []
         turns: list[Turn] = []
-        for client in wave:
-            with self.service.tolerating(self.rank_of(client.number)):
-                begun.append(self.forward(client, step))
+        for number in together:
+            for client, place in self.due(wave, together, number, step):
+                with self.service.tolerating(self.rank_of(client.number)):
+                    begun.append(self.forward(client, place, step))
         for passage in begun:
             if isinstance(passage, Turn):
                 turns.append(passage)
+                continue
+            if not self.service.serves(self.rank_of(passage.client.number)):
                 continue
             with self.service.tolerating(self.rank_of(passage.client.number)):
                 turns.append(self.backward(passage, step))
         return turns
 
-    def forward(self, client: ServedClient, step: int) -> Passage | Turn:
+    def forward(self, client: ServedClient, place: Place, step: int) -> Passage | Turn:
         """Activation in, body output out. While heads rest the activation is the one that came last.
 
         The whole turn of a client that is absent.
         """
         started, waited, peer_digest = time.perf_counter(), client.edge.waited, None
         if self.opens(step):
-            visit, rows = self.recalled(client, step)
+            visit, rows = recalled(self.context, client, place, step)
             client.incoming["up_activation"].spare(step, visit)
         else:
-            packet = self.receive_activation(client, step)
+            packet = receive_activation(self.context, client, place, step)
             if packet is None:
                 return self.without(client, waited)
-            visit, rows, peer_digest = packet.visit, self.decoded(client, packet), packet.header.answer_digest
+            visit, rows = packet.visit, decoded(client, packet)
+            peer_digest = place.digest(packet.header.answer_digest)
         waited = client.edge.waited - waited
         cut_layer = self.context.cuts.of(client.number)
         begun = time.perf_counter()
         passing = self.body.forward(rows, visit.lengths, self.context.head_trains(step), step, cut_layer)
         computing = time.perf_counter() - begun
         gradient = client.incoming["up_gradient"]
-        client.edge.post()
+        gradient.expect(step, visit)
         client.outgoing["down_activation"].send(
             step,
             visit,
             passing.output,
             peer_digest=peer_digest,
-            answer_digest=gradient.decoder.store.digest,
+            answer_digest=gradient.decoder.store.digest if place.first else 0,
         )
         seconds = time.perf_counter() - started - waited
         turn = Turn(client.number, tokens=len(rows), seconds=seconds, computing=computing, waited=waited)
-        return Passage(client, turn, visit, passing)
+        return Passage(client, place, turn, visit, passing)
 
     def backward(self, passage: Passage, step: int) -> Turn:
         """Gradient of the client's summed loss in, gradient at the cut out; adapter gradients accumulate."""
@@ -89,9 +97,8 @@ class UServerRole(ServerRole):
         turn.computing += time.perf_counter() - begun
         with self.service.tolerating(self.rank_of(client.number)):  # the body's gradient is made, and counts
             if self.context.head_trains(step):
-                client.outgoing["down_gradient"].send(
-                    step, passage.visit, at_cut, peer_digest=packet.header.answer_digest
-                )
+                told = passage.place.digest(packet.header.answer_digest)
+                client.outgoing["down_gradient"].send(step, passage.visit, at_cut, peer_digest=told)
             else:
                 client.outgoing["down_gradient"].spare(step, passage.visit)
         turn.targets = packet.header.targets

@@ -41,12 +41,15 @@ class SketchLog:
     _massive: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     _matrix: Tensor | None = None
     _step: int = -1
+    _logged: set[int] = field(default_factory=set)  # samples, in that step
 
     def record(self, step: int, epoch: int, client: int, link: int, visit: Visit, values: Tensor) -> None:
         """Log a batch of rows (T, d). What is sent again in the same step, after a resync, is not logged again."""
-        if step == self._step:
+        if step != self._step:
+            self._step, self._logged = step, set()
+        if not self._logged.isdisjoint(visit.samples):
             return
-        self._step = step
+        self._logged |= set(visit.samples)
         rows, lengths = values.detach().float(), visit.lengths
         squares = rows.square()
         if not len(self._massive):

@@ -25,13 +25,28 @@ class Loopback:
     def __init__(self, out: AnyQueue, into: AnyQueue) -> None:
         self.out, self.into = out, into
         self.sent_bytes = 0
+        self.waited = 0
 
     def send(self, message: Tensor) -> None:
         self.sent_bytes += message.numel()
         self.out.put(message.clone())
 
+    def post_send(self, message: Tensor) -> "Departure":
+        return Departure(self, message)
+
     def post_receive(self, buffer: Tensor) -> "Arrival":
         return Arrival(self.into, buffer)
+
+
+class Departure:
+    """It leaves at once; what is counted is that somebody waits for it."""
+
+    def __init__(self, transport: Loopback, message: Tensor) -> None:
+        transport.send(message)
+        self.transport = transport
+
+    def wait(self) -> None:
+        self.transport.waited += 1
 
 
 class Arrival:
@@ -125,6 +140,39 @@ def test_a_posted_slot_is_used_once() -> None:
         right.post()
 
 
+@given(sizes=st.lists(st.integers(0, 3 * SLOT), min_size=1, max_size=6))
+def test_packets_that_come_ahead_are_kept_until_they_are_read(sizes: list[int]) -> None:
+    left, right, wire = pair()
+    left.ahead = right.ahead = True
+    bodies = [torch.randint(0, 256, (size,), dtype=torch.uint8) for size in sizes]
+    for step, body in enumerate(bodies):
+        left.send(Header(0, step, 0), {"symbols": body})
+    for step, size in enumerate(sizes):
+        right.expect(expecting(size, step))
+    arrived = [right.receive(expecting(size, step)) for step, size in enumerate(sizes)]
+    for step, (header, sections, received) in enumerate(arrived):
+        assert (header.step, received) == (step, HEADER.size + sizes[step])
+        assert torch.equal(sections["symbols"], bodies[step])
+    left.settle()
+    assert wire.waited == sum(1 if size + HEADER.size <= SLOT else 2 for size in sizes)
+    left.send(Header(0, len(sizes), 0), {})
+    right.settle()
+    right.receive(expecting(0, len(sizes)))
+    left.settle()
+    right.close()
+    assert wire.waited == sum(1 if size + HEADER.size <= SLOT else 2 for size in sizes), "it runs ahead no longer"
+
+
+def test_what_comes_ahead_is_checked_too_and_refused_where_it_is_read() -> None:
+    left, right, _ = pair()
+    right.ahead = True
+    left.send(Header(0, 3, 0), {})
+    right.expect(expecting(0, step=4))
+    with pytest.raises(WireError, match="step: 3, 4 expected"):
+        right.receive(expecting(0, step=4))
+    right.close()
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("Timed out waiting 1000ms", "was silent for longer"), ("Connection closed by peer", "is gone")],
@@ -135,6 +183,9 @@ def test_a_lost_peer_is_named_with_what_was_under_way(text: str, reason: str) ->
 
         def send(self, message: Tensor) -> None:
             raise RuntimeError(f"[pair.cc:553] {text} [127.0.0.1]:25306")
+
+        def post_send(self, message: Tensor) -> Departure:
+            raise AssertionError
 
         def post_receive(self, buffer: Tensor) -> Arrival:
             raise AssertionError

@@ -35,6 +35,9 @@ class Recorder:
         if len(self.arrivals) > self.good:
             raise RuntimeError("Connection closed by peer")
 
+    def post_send(self, message: Tensor) -> Pending:
+        raise AssertionError
+
     def post_receive(self, buffer: Tensor) -> Pending:
         raise AssertionError
 

@@ -128,6 +128,13 @@ def test_what_cannot_be_merged_is_refused(override: str) -> None:
         load_config([], ["roles.server_batching=merged", override])
 
 
+@pytest.mark.parametrize("overrides", [["shape=u_shape", "lora.dropout=0.1"], ["transport=nccl"]])
+def test_what_depends_on_the_order_of_a_step_does_not_overlap(overrides: list[str]) -> None:
+    with pytest.raises(UserError, match=r"set roles\.overlap=none"):
+        load_config([], [*overrides, "roles.overlap=full"])
+    load_config([], [*overrides, "train.micro_batches=2"])
+
+
 def test_heads_cannot_rest_where_rounds_draw_their_clients() -> None:
     with pytest.raises(UserError, match=r"set fed\.participation=1 or rest\.policy=never"):
         load_config([], ["codec=video", "rest.policy=every_k", "fed.participation=0.5"])

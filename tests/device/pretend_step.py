@@ -44,6 +44,7 @@ from splitcom_dist.roles import build
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.mean_share import MeanShare
+from splitcom_dist.roles.pipeline import MicroBatch, Place
 from splitcom_dist.roles.roster import Roster
 from splitcom_dist.roles.served_client import ServedClient
 from splitcom_dist.roles.share import Share
@@ -53,6 +54,7 @@ from splitcom_dist.roles.u_server import UServerRole
 from splitcom_dist.run_directory import RunDirectory
 from splitcom_dist.telemetry.progress import make_progress
 
+WHOLE = Place(0, first=True, behind=0)
 SAMPLES = [Sample(3, np.arange(1, 10), 4), Sample(5, np.arange(2, 8), 3), Sample(9, np.arange(3, 15), 5)]
 
 
@@ -67,6 +69,9 @@ class Queued:
     def send(self, message: Tensor) -> None:
         assert message.device == self.device
         self.out.put(message.clone())
+
+    def post_send(self, message: Tensor) -> Any:
+        raise AssertionError
 
     def post_receive(self, buffer: Tensor) -> Any:
         assert buffer.device == self.device
@@ -131,7 +136,7 @@ def visits(config: Config, context: Context, pretend: PretendDevice) -> list[dic
 
     def middle_of_u_shape(batch: Batch, step: int) -> None:
         assert isinstance(role, UClientRole) and isinstance(server, UServerRole)
-        passage = phase("body", lambda: server.forward(served, step))
+        passage = phase("body", lambda: server.forward(served, WHOLE, step))
         down_activation, up_gradient = client.incoming["down_activation"], client.outgoing["up_gradient"]
         packet = down_activation.receive(step, passage.visit)
         output = phase("down_activation", lambda: down_activation.decode(packet))
@@ -146,9 +151,10 @@ def visits(config: Config, context: Context, pretend: PretendDevice) -> list[dic
         batch = phase("batch", lambda: collate(SAMPLES, context.device))
         visit, answer = client.visit(SAMPLES), "down_activation" if tail else "down_gradient"
         activation = phase("head", lambda: role.forward_head(client, batch, visit, step))
-        phase("up", lambda: role.send_activation(client, batch, visit, activation, answer, step))
+        whole = MicroBatch(SAMPLES, batch, WHOLE, visit, activation)
+        phase("up", lambda: role.send_activation(client, whole, answer, step))
         if isinstance(server, StandardServerRole):
-            phase("body", lambda: server.serve_one(served, step))
+            phase("body", lambda: server.serve_one(served, WHOLE, step))
         else:
             middle_of_u_shape(batch, step)
         last = client.incoming["down_gradient"]

@@ -99,9 +99,10 @@ def runs() -> Iterator[list[Run]]:
             run.process.communicate(timeout=60)
 
 
-SHAPES = {
+SHAPES: dict[str, dict[str, object]] = {
     "standard": {"codec": "none"},
     "video": {"codec": "video"},
+    "overlapped": {"codec": "video", "train.micro_batches": 2, "roles.overlap": "full"},
     "U-shape": {"codec": "splitcom_all_int8", "shape": "u_shape"},
 }
 

@@ -61,6 +61,10 @@ class Incoming:
         visit = visit or named_visit(header, sections["manifest"], book, expected)
         return Packet(header, sections, visit, expected, wire)
 
+    def expect(self, step: int, visit: Visit | None = None) -> None:
+        """Let the packet of this step for the batch `visit` come while this rank computes."""
+        self.edge.expect(self.context.expected(self.link, self.decoder, self.edge.peer, self.client, step, visit))
+
     def take_over(self, step: int, elements: int) -> Tensor:
         """The float32 values (n,) of the peer's `hand_over`, of which so many are due. Raises WireError."""
         sizes = tuple(4 * elements if section == "side" else 0 for section in SECTIONS)
