@@ -11,9 +11,9 @@ and iproute2: every party gets a network namespace. Writes benchmarks/results/pe
 
 import argparse
 import json
-import math
 import os
 import platform
+import re
 import shutil
 import signal
 import statistics
@@ -64,7 +64,7 @@ def main() -> None:
     outcomes: dict[str, list[Outcome]] = {name: [] for name in methods}
     for number in range(options.rounds):
         for name, (_, run) in list(methods.items()):
-            folder = options.work.resolve() / f"{number}-{name.replace(' ', '-').replace(',', '')}"
+            folder = options.work.resolve() / f"{number}-{re.sub('[^a-zA-Z0-9]+', '-', name)}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             print(f"round {number + 1}/{options.rounds}: {name}", file=sys.stderr, flush=True)
@@ -132,6 +132,14 @@ def report(
         if name in lines:
             text.append(f"| {name} | {row(own, outcomes[base], lines[name])} |")
     text += [f"| {name} | {reason} |{' |' * 9}" for name, reason in missing.items()]
+    for name, own in outcomes.items():
+        if shares := [each.training for each in own if each.training is not None]:
+            share = statistics.median(shares)
+            text += [
+                "",
+                f"{name}: clients trained for {share:.0%} of the time behind its tokens/s; the rest of it starts",
+            ]
+            text[-1] += " processes, loads models, sends and averages."
     options.results.mkdir(parents=True, exist_ok=True)
     target = options.results / f"peers_{Path(options.model).name}"
     target.with_suffix(".md").write_text("\n".join([*text, ""]), encoding="utf-8")
@@ -144,7 +152,7 @@ def row(own: Sequence[Outcome], base: Sequence[Outcome], lines: int) -> str:
     """Cells of one method but the first; the ratio is the median over rounds, each against its own round."""
     rates = [each.tokens_per_second for each in own]
     ratio = statistics.median(each.tokens_per_second / of.tokens_per_second for each, of in zip(own, base, strict=True))
-    loss, counted = statistics.median(each.loss for each in own), own[0].own_count
+    losses, counted = [each.loss for each in own if each.loss is not None], own[0].own_count
     cells = [
         f"{statistics.median(rates):,.0f}",
         f"{min(rates):,.0f} - {max(rates):,.0f}",
@@ -154,7 +162,7 @@ def row(own: Sequence[Outcome], base: Sequence[Outcome], lines: int) -> str:
         f"{statistics.median(each.memory_sum for each in own) / 1e6:,.0f} MB",
         f"{statistics.median(each.memory_largest for each in own) / 1e6:,.0f} MB",
         str(lines),
-        "-" if math.isnan(loss) else f"{loss:.3f}",
+        f"{statistics.median(losses):.3f}" if losses else "-",
         f"{statistics.median(each.seconds for each in own):.0f} s",
     ]
     return " | ".join(cells)

@@ -1,4 +1,4 @@
-"""Flower in benchmarks/peers.py: a SuperLink and three SuperNodes, each a party, as its deployment guide starts them."""
+"""Flower in benchmarks/peers.py: a SuperLink and three SuperNodes, each a party, as its guide starts them."""
 
 import json
 import os
@@ -64,4 +64,4 @@ def run(job: Job, folder: Path, python: Path) -> Outcome:
         values = " ".join(f"{key}={json.dumps(value)}" for key, value in configuration(job, marks).items())
         number = start("server", "user", "flwr", "run", str(APP), "peers", "--stream", "--run-config", values)
         parties.wait([number], LIMIT)
-        return outcome(parties, time.monotonic() - started, *read_marks(marks, job.epoch_tokens))
+        return outcome(parties, time.monotonic() - started, read_marks(marks, job.epoch_tokens))

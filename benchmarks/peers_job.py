@@ -1,4 +1,4 @@
-"""The job of benchmarks/peers.py: one model, the same texts and figures for all, in the form that each of them reads."""
+"""The job of benchmarks/peers.py: one model, the same texts and figures for all, in the form that each reads."""
 
 import json
 from dataclasses import dataclass

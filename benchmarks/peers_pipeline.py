@@ -42,4 +42,4 @@ def run(job: Job, folder: Path) -> Outcome:
         command = [sys.executable, str(PROGRAM), *options(job, marks)]
         numbers = [parties.start(name, command, common | {"RANK": str(rank)}) for rank, name in enumerate(stages)]
         parties.wait(numbers, LIMIT)
-        return outcome(parties, time.monotonic() - started, *read_marks(marks, job.epoch_tokens))
+        return outcome(parties, time.monotonic() - started, read_marks(marks, job.epoch_tokens))

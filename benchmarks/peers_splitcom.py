@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from peers_job import CLIENTS, SEED, Job, data_settings
-from peers_outcome import LIMIT, Outcome, outcome
+from peers_outcome import LIMIT, Course, Outcome, outcome
 from peers_parties import CABLE, Parties
 
 from splitcom_dist.telemetry.hdf5 import read as read_table
@@ -61,7 +61,7 @@ def run(job: Job, folder: Path, codec: str) -> Outcome:
         ]
         parties.wait(numbers, LIMIT)
         seconds, summary = time.monotonic() - started, read_summary(out / "summary.json")
-        return outcome(parties, seconds, rate(job, out), math.log(summary.ppl), summary.wire_bytes)
+        return outcome(parties, seconds, Course(rate(job, out), math.log(summary.ppl)), summary.wire_bytes)
 
 
 def rate(job: Job, out: Path) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import transformers
 from peers_job import CLIENTS, SEED, Job
-from peers_outcome import LIMIT, Outcome, outcome
+from peers_outcome import LIMIT, Course, Outcome, outcome
 from peers_parties import Parties
 
 SHAPE = {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50257}  # gpt2.sm, its smallest
@@ -68,7 +68,11 @@ def run(job: Job, folder: Path, checkout: Path, python: Path, shim: Path | None)
     paths = [*([shim.resolve()] if shim else []), checkout.resolve() / "SplitLoRA"]  # its loralib
     with Parties(["all"], folder / "logs") as parties:
         environment = {
-            **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29500",
             "GLOO_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": "2",  # the cores of the others' processes together
             "PYTHONPATH": ":".join(map(str, paths)),
@@ -77,19 +81,15 @@ def run(job: Job, folder: Path, checkout: Path, python: Path, shim: Path | None)
         command = [str(python), "-u", str(program.resolve()), *options(job, checkpoint)]
         number = parties.start("all", command, environment, cwd=folder)
         parties.wait([number], LIMIT)
-        rate, loss = read_log(parties.log(number).read_text(), job.steps, job.epoch_tokens)
-        return outcome(parties, time.monotonic() - started, rate, loss)
+        course = read_log(parties.log(number).read_text(), job.steps, job.epoch_tokens)
+        return outcome(parties, time.monotonic() - started, course)
 
 
-def read_log(text: str, steps: int, epoch_tokens: int) -> tuple[float, float]:
-    """Tokens a second after the first epoch, and the held-out loss; NaN before clients have been averaged once.
-
-    Raises ValueError where the log has no line of a later epoch.
-    """
+def read_log(text: str, steps: int, epoch_tokens: int) -> Course:
+    """What its log says; no loss before clients have been averaged once. ValueError without a later epoch's line."""
     rows = [(int(epoch), int(batch), float(each)) for epoch, batch, each in STEP.findall(text)]
     late = [each * CLIENTS * steps / 1000 for epoch, _, each in rows if epoch > 1]
     if not late:
         raise ValueError(f"no line of a second epoch, but {len(rows)} of the first")
     losses, averaged = HELD_OUT.findall(text), rows[-1][1] >= AVERAGED
-    loss = float(losses[-1]) if losses and averaged else float("nan")
-    return len(late) * epoch_tokens / sum(late), loss
+    return Course(len(late) * epoch_tokens / sum(late), float(losses[-1]) if losses and averaged else None)

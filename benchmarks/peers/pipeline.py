@@ -77,9 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    lora = peft.LoraConfig(
-        r=options.rank, lora_alpha=options.alpha, target_modules=["c_attn"], fan_in_fan_out=True
-    )
+    lora = peft.LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=["c_attn"], fan_in_fan_out=True)
     model = peft.inject_adapter_in_model(lora, model)
     part = LastStage(model, options.cut) if rank else FirstStage(model, options.cut)
     del model
@@ -104,7 +102,7 @@ def main() -> None:
         for start in range(0, len(held_out) - options.batch + 1, options.batch):
             losses += run(schedule.eval, rank, held_out[start : start + options.batch])
     if rank == 1:
-        marks[-1]["loss"] = float(torch.stack(losses).mean())
+        marks.append({"loss": float(torch.stack(losses).mean())})
         options.marks.write_text("".join(json.dumps(mark) + "\n" for mark in marks))
     dist.barrier()
     dist.destroy_process_group()

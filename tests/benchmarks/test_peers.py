@@ -13,7 +13,7 @@ import peers_pipeline
 import peers_splitlora
 import pytest
 from peers_job import CLIENTS, Job, prepare, read_tokens
-from peers_outcome import Outcome, lines_of_code, read_marks
+from peers_outcome import Course, Outcome, lines_of_code, read_marks
 from peers_parties import Memory, Parties, resident
 
 BYTES = 2_000_000
@@ -48,18 +48,20 @@ def test_every_client_has_as_many_texts_as_its_steps_need(job: Job) -> None:
 
 def test_the_rate_leaves_out_the_first_round(tmp_path: Path) -> None:
     marks = tmp_path / "marks.jsonl"
-    marks.write_text('{"round": 0, "time": 1}\n{"round": 1, "time": 10}\n{"round": 3, "time": 20, "loss": 2.5}\n')
-    assert read_marks(marks, 1000) == (200.0, 2.5)
+    marks.write_text('{"round": 0, "time": 1}\n{"round": 1, "time": 10}\n{"round": 3, "time": 20}\n{"loss": 2.5}\n')
+    assert read_marks(marks, 1000) == Course(200.0, 2.5)
+    marks.write_text('{"round": 1, "time": 10}\n{"round": 2, "time": 20}\n{"loss": 2.5, "training": 4}\n')
+    assert read_marks(marks, 1000) == Course(100.0, 2.5, 0.4)
     marks.write_text('{"round": 0, "time": 1}\n{"round": 1, "time": 10}\n')
     with pytest.raises(ValueError, match="two are needed"):
         read_marks(marks, 1000)
 
 
 def test_the_log_of_splitlora_is_read_by_epochs() -> None:
-    rate, loss = peers_splitlora.read_log(LOG.format(last=102), steps=17, epoch_tokens=5100)
-    assert (rate, loss) == (5100 / (51 * 0.5), 8.125)
-    _, untold = peers_splitlora.read_log(LOG.format(last=99), steps=17, epoch_tokens=5100)
-    assert untold != untold  # it has never averaged its clients
+    course = peers_splitlora.read_log(LOG.format(last=102), steps=17, epoch_tokens=5100)
+    assert course == Course(5100 / (51 * 0.5), 8.125)
+    course = peers_splitlora.read_log(LOG.format(last=99), steps=17, epoch_tokens=5100)
+    assert course.loss is None  # it has never averaged its clients
     with pytest.raises(ValueError, match="second epoch"):
         peers_splitlora.read_log("\n".join(LOG.splitlines()[:2]), steps=17, epoch_tokens=5100)
 
@@ -82,7 +84,9 @@ def test_flower_takes_the_values_that_its_app_has_keys_for(job: Job) -> None:
     assert keys.keys() == peers_flower.configuration(job, Path("marks")).keys()
 
 
-def test_memory_adds_what_lives_at_one_moment_and_keeps_each_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_adds_what_lives_at_one_moment_and_keeps_each_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for pid, now, peak in ((1, 10, 30), (2, 20, 20)):
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "status").write_text(f"Name:\tx\nVmHWM:\t{peak} kB\nVmRSS:\t{now} kB\n")
@@ -95,7 +99,7 @@ def test_memory_adds_what_lives_at_one_moment_and_keeps_each_peak(tmp_path: Path
 
 def test_a_ratio_compares_runs_of_the_same_round() -> None:
     def ran(rate: float) -> Outcome:
-        return Outcome(rate, 2.0, 10.0, 1_000_000, 3_000_000, 2_000_000)
+        return Outcome(rate, None, 10.0, 1_000_000, 3_000_000, 2_000_000)
 
     cells = peers.row([ran(100), ran(50), ran(75)], [ran(200), ran(50), ran(50)], lines=7).split(" | ")
     assert cells[:4] == ["75", "50 - 100", "1.00", "1.00"]
@@ -125,5 +129,5 @@ def test_the_pipeline_learns(job: Job, tmp_path: Path) -> None:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29631", "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
     stages = [subprocess.Popen(command, env={**os.environ, **meeting, "RANK": str(rank)}) for rank in range(2)]
     assert [stage.wait(120) for stage in stages] == [0, 0]
-    rate, loss = read_marks(marks, job.epoch_tokens)
-    assert rate > 0 and loss < 6  # the untuned model is at 5.6 nats
+    course = read_marks(marks, job.epoch_tokens)
+    assert course.tokens_per_second > 0 and course.loss is not None and course.loss < 5.6  # where the model starts
