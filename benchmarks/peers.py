@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--e2e", type=Path, help="folder with the corpus E2E; default: the built-in corpus")
     parser.add_argument("--steps", type=int, default=17, help="of every client in an epoch")
     parser.add_argument("--epochs", type=int, default=2, help="at least 2: the first is the warm-up")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--flower-python", type=Path, help="interpreter with flwr, torch, transformers and peft")
     parser.add_argument("--splitlora", type=Path, help="checkout of FDU-INC/Split_LoRA")
@@ -70,8 +70,8 @@ def main() -> None:
             print(f"round {number + 1}/{options.rounds}: {name}", file=sys.stderr, flush=True)
             try:
                 outcomes[name].append(run(folder))
-            except RuntimeError as error:  # its program ended badly: the others' figures stand
-                missing[name] = f"failed: {error}"
+            except (RuntimeError, ValueError, OSError) as error:  # of its program: the others' figures stand
+                missing[name] = f"failed: {error}".replace("|", "/")
                 del methods[name]
     report(job, {name: lines for name, (lines, _) in methods.items()}, outcomes, missing, options)
 

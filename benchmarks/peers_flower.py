@@ -60,7 +60,7 @@ def run(job: Job, folder: Path, python: Path) -> Outcome:
         for client, name in enumerate(clients):
             node = ("--superlink", link, "--node-config", f"client={client}")
             start(name, name, "flower-supernode", "--insecure", *node)
-        parties.wait_for_port(superlink, PORT, 120.0)
+        parties.wait_for_port(superlink, PORT, LIMIT)
         values = " ".join(f"{key}={json.dumps(value)}" for key, value in configuration(job, marks).items())
         number = start("server", "user", "flwr", "run", str(APP), "peers", "--stream", "--run-config", values)
         parties.wait([number], LIMIT)

@@ -121,19 +121,25 @@ class Parties:
         return self.logs / f"{number}.log"
 
     def wait(self, numbers: Sequence[int], seconds: float) -> None:
-        """Until these have ended well. Raises RuntimeError with the end of a log, or TimeoutExpired."""
-        deadline = time.monotonic() + seconds
-        for number in numbers:
-            code = self._children[number].wait(max(0.0, deadline - time.monotonic()))
-            if code:
-                raise RuntimeError(f"exit code {code}: {' | '.join(self.log(number).read_text().splitlines()[-3:])}")
+        """Until these have ended well. Raises RuntimeError, one line, for the first that has not, and after so long."""
+        deadline, left = time.monotonic() + seconds, list(numbers)
+        while left:
+            codes = {number: self._children[number].poll() for number in left}
+            for number, code in codes.items():
+                if code or time.monotonic() > deadline:
+                    ended = f"exit code {code}" if code else f"not done after {seconds:.0f} s"
+                    said = self.log(number).read_text(errors="replace").split("\n")
+                    last = next((line.strip() for line in reversed(said) if line.strip()), "")
+                    raise RuntimeError(f"{ended}, log {self.log(number)}: {last[:160]}")
+            left = [number for number, code in codes.items() if code is None]
+            time.sleep(0.1 if left else 0.0)
 
     def wait_for_port(self, number: int, port: int, seconds: float) -> None:
-        """Until somebody in the namespace of this process listens there. Raises TimeoutError."""
+        """Until somebody in the namespace of this process listens there. Raises RuntimeError."""
         deadline, table = time.monotonic() + seconds, Path("/proc", str(self._children[number].pid), "net", "tcp")
         while not any(f":{port:04X} 00000000:0000 0A" in line for line in table.read_text().splitlines()):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"nobody listens at port {port}: see {self.log(number)}")
+                raise RuntimeError(f"nobody listens at port {port} after {seconds:.0f} s, log {self.log(number)}")
             time.sleep(0.2)
 
     def sent(self) -> dict[str, int]:
