@@ -12,24 +12,22 @@ and iproute2: every party gets a network namespace. Writes benchmarks/results/pe
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import signal
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import peers_flower
 import peers_pipeline
 import peers_splitcom
 import peers_splitlora
-from peers_job import CLIENTS, GPT2_SMALL, HELD_OUT, Job, prepare
+from peers_job import GPT2_SMALL, Job, prepare
 from peers_outcome import Outcome
+from peers_table import page
 
 RESULTS = Path(__file__).parent / "results"
 CORES = 2
@@ -73,7 +71,18 @@ def main() -> None:
             except (RuntimeError, ValueError, OSError) as error:  # of its program: the others' figures stand
                 missing[name] = f"failed: {error}".replace("|", "/")
                 del methods[name]
-    report(job, {name: lines for name, (lines, _) in methods.items()}, outcomes, missing, options)
+        lines = {name: own for name, (own, _) in methods.items()}
+        text = page(job, options.model, bool(options.e2e), lines, {name: outcomes[name] for name in methods}, missing)
+        write(text, outcomes, options.results / f"peers_{Path(options.model).name}")
+    print(text)
+
+
+def write(text: str, outcomes: dict[str, list[Outcome]], target: Path) -> None:
+    """After every round, so that an interrupted series is not lost."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.with_suffix(".md").write_text(text, encoding="utf-8")
+    figures = {name: [asdict(each) for each in own] for name, own in outcomes.items()}
+    target.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 Methods = dict[str, tuple[int, Callable[[Path], Outcome]]]  # by name: lines a user writes, and what runs it
@@ -91,81 +100,20 @@ def choose(job: Job, options: argparse.Namespace) -> tuple[Methods, dict[str, st
     elif reason := peers_splitlora.unfit(job):
         missing["SplitLoRA's program"] = f"not run: {reason}"
     else:
+        peers_splitlora.program(options.splitlora)
         own = {"checkout": options.splitlora, "python": options.splitlora_python, "shim": options.splitlora_shim}
         lines = len(peers_splitlora.options(job, Path()))
         methods["SplitLoRA's program"] = lines, partial(peers_splitlora.run, job, **own)
     if options.flower_python is None:
         missing["Flower, FedAvg of LoRA"] = "not run: no --flower-python"
     else:
+        peers_flower.check(options.flower_python)
         run = partial(peers_flower.run, job, python=options.flower_python)
         methods["Flower, FedAvg of LoRA"] = peers_flower.lines(), run
     methods["torch pipelining, 2 stages"] = peers_pipeline.lines(job), partial(peers_pipeline.run, job)
     if options.only:
         methods = {name: method for name, method in methods.items() if any(word in name for word in options.only)}
     return methods, missing
-
-
-def report(
-    job: Job,
-    lines: dict[str, int],
-    outcomes: dict[str, list[Outcome]],
-    missing: dict[str, str],
-    options: argparse.Namespace,
-) -> None:
-    shape, base = job.shape, next(iter(lines), "")
-    corpus = "E2E" if options.e2e else "the built-in corpus"
-    text = [
-        "# The same job with others",
-        "",
-        f"{'GPT-2 small, random weights' if options.model == GPT2_SMALL else Path(options.model).name} "
-        f"({shape.n_layer} x {shape.n_embd}, vocabulary {shape.vocab_size:,}), {corpus}, {CLIENTS} clients of "
-        f"{job.steps * job.batch} texts, {job.epochs} epochs, batch {job.batch}, LoRA rank {job.rank}, AdamW at "
-        f"{job.lr:g}; {job.epoch_tokens:,} positions an epoch without padding, texts of at most {job.longest} tokens, "
-        f"{HELD_OUT} held out. {platform.machine()}, {len(os.sched_getaffinity(0))} cores, torch {version('torch')}; "
-        f"medians of {options.rounds} interleaved runs. How each was run and what is counted: docs/peers.md.",
-        "",
-        "| | tokens/s | least to most | of the first row | MB sent | own count | memory, all | largest process "
-        "| lines written | held-out loss | whole run |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name, own in outcomes.items():
-        if name in lines:
-            text.append(f"| {name} | {row(own, outcomes[base], lines[name])} |")
-    text += [f"| {name} | {reason} |{' |' * 9}" for name, reason in missing.items()]
-    for name, own in outcomes.items():
-        if shares := [each.training for each in own if each.training is not None]:
-            share = statistics.median(shares)
-            text += [
-                "",
-                f"{name}: clients trained for {share:.0%} of the time behind its tokens/s; the rest of it starts",
-            ]
-            text[-1] += " processes, loads models, sends and averages."
-    options.results.mkdir(parents=True, exist_ok=True)
-    target = options.results / f"peers_{Path(options.model).name}"
-    target.with_suffix(".md").write_text("\n".join([*text, ""]), encoding="utf-8")
-    figures = {name: [asdict(each) for each in own] for name, own in outcomes.items()}
-    target.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(text))
-
-
-def row(own: Sequence[Outcome], base: Sequence[Outcome], lines: int) -> str:
-    """Cells of one method but the first; the ratio is the median over rounds, each against its own round."""
-    rates = [each.tokens_per_second for each in own]
-    ratio = statistics.median(each.tokens_per_second / of.tokens_per_second for each, of in zip(own, base, strict=True))
-    losses, counted = [each.loss for each in own if each.loss is not None], own[0].own_count
-    cells = [
-        f"{statistics.median(rates):,.0f}",
-        f"{min(rates):,.0f} - {max(rates):,.0f}",
-        f"{ratio:.2f}",
-        f"{statistics.median(each.sent for each in own) / 1e6:,.2f}",
-        f"{counted / 1e6:,.2f}" if counted is not None else "-",
-        f"{statistics.median(each.memory_sum for each in own) / 1e6:,.0f} MB",
-        f"{statistics.median(each.memory_largest for each in own) / 1e6:,.0f} MB",
-        str(lines),
-        f"{statistics.median(losses):.3f}" if losses else "-",
-        f"{statistics.median(each.seconds for each in own):.0f} s",
-    ]
-    return " | ".join(cells)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,12 @@ def lines() -> int:
     return lines_of_code(app) + len(connection("").splitlines())
 
 
+def check(python: Path) -> None:
+    """Exit with one line where Flower's programs are not beside this interpreter."""
+    if not (python.absolute().parent / "flower-superlink").is_file():
+        raise SystemExit(f"error: --flower-python {python}: no flower-superlink beside it; pip install flwr there")
+
+
 def run(job: Job, folder: Path, python: Path) -> Outcome:
     """`python` is the interpreter of an environment with flwr, torch, transformers and peft."""
     programs, marks = python.absolute().parent, folder / "marks.jsonl"

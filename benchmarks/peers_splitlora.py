@@ -58,10 +58,15 @@ def unfit(job: Job) -> str | None:
     return f"its smallest model is GPT-2 small, this one has {', '.join(wrong)}" if wrong else None
 
 
+def program(checkout: Path) -> Path:
+    """Its training program. Exits with one line where it is not there."""
+    found = checkout.resolve() / "SplitLoRA" / "examples" / "src" / "gpt2_ft_sfl.py"
+    if not found.is_file():
+        raise SystemExit(f"error: --splitlora {checkout}: {found} is not there; name a checkout of FDU-INC/Split_LoRA")
+    return found
+
+
 def run(job: Job, folder: Path, checkout: Path, python: Path, shim: Path | None) -> Outcome:
-    program = checkout / "SplitLoRA" / "examples" / "src" / "gpt2_ft_sfl.py"
-    if not program.is_file():
-        raise SystemExit(f"--splitlora {checkout}: has no {program.relative_to(checkout)}")
     (folder / SAVED).mkdir(parents=True)
     checkpoint = folder / "gpt2-pytorch_model.bin"
     torch.save(transformers.GPT2LMHeadModel.from_pretrained(job.model).transformer.state_dict(), checkpoint)
@@ -78,7 +83,7 @@ def run(job: Job, folder: Path, checkout: Path, python: Path, shim: Path | None)
             "PYTHONPATH": ":".join(map(str, paths)),
         }
         started = time.monotonic()
-        command = [str(python), "-u", str(program.resolve()), *options(job, checkpoint)]
+        command = [str(python), "-u", str(program(checkout)), *options(job, checkpoint)]
         number = parties.start("all", command, environment, cwd=folder)
         parties.wait([number], LIMIT)
         course = read_log(parties.log(number).read_text(), job.steps, job.epoch_tokens)

@@ -7,7 +7,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import peers
 import peers_flower
 import peers_pipeline
 import peers_splitlora
@@ -15,6 +14,7 @@ import pytest
 from peers_job import CLIENTS, Job, prepare, read_tokens
 from peers_outcome import Course, Outcome, lines_of_code, read_marks
 from peers_parties import Memory, Parties, resident
+from peers_table import page
 
 BYTES = 2_000_000
 SENDER = f"""
@@ -97,12 +97,18 @@ def test_memory_adds_what_lives_at_one_moment_and_keeps_each_peak(
     assert (memory.largest_sum, memory.largest_process) == (30 * 1024, 30 * 1024)
 
 
-def test_a_ratio_compares_runs_of_the_same_round() -> None:
+def test_a_ratio_compares_runs_of_the_same_round(job: Job) -> None:
     def ran(rate: float) -> Outcome:
         return Outcome(rate, None, 10.0, 1_000_000, 3_000_000, 2_000_000)
 
-    cells = peers.row([ran(100), ran(50), ran(75)], [ran(200), ran(50), ran(50)], lines=7).split(" | ")
-    assert cells[:4] == ["75", "50 - 100", "1.00", "1.00"]
+    runs = {"a": [ran(200), ran(50), ran(50)], "b": [ran(100), ran(50), ran(75)]}
+    text = page(job, "tiny", False, {"a": 7, "b": 8}, runs, {"c": "not run: why"})
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:3] in ("| b", "| c")
+    ]
+    assert rows[0][:6] == ["b", "75", "50 - 100", "1.00", "1.00", "-"] and rows[0][8:10] == ["8", "-"]
+    assert rows[1][:2] == ["c", "not run: why"] and len(rows[0]) == len(rows[1])
+    assert "medians of 3" in text and "b: clients trained" not in text
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2")

@@ -11,7 +11,7 @@ from lora_app.task import load_model, train
 app = ClientApp()
 
 
-@app.train()
+@app.train()  # type: ignore[untyped-decorator]
 def train_round(message: Message, context: Context) -> Message:
     config, client = dict(context.run_config), int(context.node_config["client"])
     model = load_model(config)

@@ -14,7 +14,7 @@ from lora_app.task import held_out_loss, load_model
 app = ServerApp()
 
 
-@app.main()
+@app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     config = dict(context.run_config)
     model, clients, rounds = load_model(config), int(config["clients"]), int(config["rounds"])
