@@ -50,13 +50,13 @@ class Job:
     @property
     def cut_layer(self) -> int:
         """Three blocks at the client, which SplitLoRA's program has as a constant; half of a shallow model."""
-        return min(3, self.shape.n_layer // 2)
+        return min(3, int(self.shape.n_layer) // 2)
 
     @property
     def balanced_cut(self) -> int:
         """Blocks of the first of two stages so that both multiply about as much, the LM head counted."""
         head = self.shape.vocab_size / (12 * self.shape.n_embd)  # in blocks
-        return min(self.shape.n_layer - 1, round((self.shape.n_layer + head) / 2))
+        return int(min(self.shape.n_layer - 1, round((self.shape.n_layer + head) / 2)))
 
     @property
     def epoch_tokens(self) -> int:
