@@ -101,12 +101,12 @@ def test_a_ratio_compares_runs_of_the_same_round(job: Job) -> None:
     def ran(rate: float) -> Outcome:
         return Outcome(rate, None, 10.0, 1_000_000, 3_000_000, 2_000_000)
 
-    runs = {"a": [ran(200), ran(50), ran(50)], "b": [ran(100), ran(50), ran(75)]}
+    runs = {"a": [ran(200), ran(50), ran(50)], "b": [ran(100), ran(50), ran(20)]}
     text = page(job, "tiny", False, {"a": 7, "b": 8}, runs, {"c": "not run: why"})
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:3] in ("| b", "| c")
     ]
-    assert rows[0][:6] == ["b", "75", "50 - 100", "1.00", "1.00", "-"] and rows[0][8:10] == ["8", "-"]
+    assert rows[0][:6] == ["b", "50", "20 - 100", "0.50", "1.00", "-"] and rows[0][8:10] == ["8", "-"]
     assert rows[1][:2] == ["c", "not run: why"] and len(rows[0]) == len(rows[1])
     assert "medians of 3" in text and "b: clients trained" not in text
 
