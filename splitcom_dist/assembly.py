@@ -57,25 +57,31 @@ class Assembly(Board):
         """Whether this process takes the place of one that was lost."""
         return self.incarnation > 0
 
-    def hear_all(self, key: str, ranks: Iterable[int], what: str) -> dict[int, str]:
-        """What each of `ranks` announces under `key/rank`; a client rank that is lost is left out."""
-        told = {rank: self.wait_until(partial(self._word, key, rank), [rank], what) for rank in ranks}
+    def hear_all(
+        self, key: str, ranks: Iterable[int], what: str, without: Callable[[int], bool] | None = None
+    ) -> dict[int, str]:
+        """What each of `ranks` announces under `key/rank`, but for those `without` whom it is: lost client ranks."""
+        without = without or self.gone
+        told = {rank: self.wait_until(partial(self._word, key, rank, without), [rank], what) for rank in ranks}
         return {rank: text for rank, text in told.items() if text}
 
-    def _word(self, key: str, rank: int) -> str | None:
-        """None if it is still to come, nothing if the rank is lost."""
-        return self.heard(f"{key}/{rank}") or ("" if self.gone(rank) else None)
+    def _word(self, key: str, rank: int, without: Callable[[int], bool]) -> str | None:
+        """None if it is still to come, nothing if it is done without."""
+        return self.heard(f"{key}/{rank}") or ("" if without(rank) else None)
 
-    def sum_over_ranks(self, name: str, values: torch.Tensor) -> torch.Tensor:
+    def sum_over_ranks(
+        self, name: str, values: torch.Tensor, without: Callable[[int], bool] | None = None
+    ) -> torch.Tensor:
         """The element-wise sum of an int64 vector over all ranks, for small facts agreed at start and end.
 
-        The aggregator adds up; who has come back hears what the others have agreed on.
+        The aggregator adds up, `without` the ranks of which that is true, by itself those that are lost; who has come
+        back hears what the others have agreed on.
         """
         what = f"a sum over all ranks ({name})"
         self.announce(f"{name}/{self.rank}", json.dumps(values.tolist()))
         if self.rank != self.layout.aggregator_rank:
             return torch.tensor(json.loads(self.wait_for(name, [self.layout.aggregator_rank], what)))
-        told = self.hear_all(name, range(self.layout.world_size), what)
+        told = self.hear_all(name, range(self.layout.world_size), what, without)
         total = torch.tensor([json.loads(text) for text in told.values()]).sum(0)
         self.announce(name, json.dumps(total.tolist()))
         return total

@@ -165,11 +165,14 @@ def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -
 
 
 def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Schedule:
-    """Shard sizes are known where the data is; their sum over ranks tells them to all."""
+    """Shard sizes are known where the data is; their sum over ranks tells them to all.
+
+    A rank that was lost when the run was saved counts as lost until it is taken back, but it is here and has its data.
+    """
     sizes = torch.zeros(config.fed.clients, dtype=torch.int64)
     for client, size in mine.items():
         sizes[client] = size
-    sizes = world.sum_over_ranks("shards", sizes)
+    sizes = world.sum_over_ranks("shards", sizes, without=world.silent)
     return schedule_for(config, world.layout, tuple(sizes.tolist()))
 
 

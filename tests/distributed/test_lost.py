@@ -42,7 +42,8 @@ def wait_until(process: subprocess.Popen[str], condition: Callable[[], object]) 
         with suppress(UserError):
             if condition():
                 return
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it goes on, and what was waited for does not come"
         time.sleep(0.05)
 
 
@@ -191,10 +192,26 @@ def test_nothing_goes_on_without_server_or_aggregator(
     assert f"rank {rank} (" in line and "no run goes on without it" in line
 
 
+SLOW = """
+import time
+from splitcom_dist import runner
+
+load_share = runner.load_share
+
+def slowly(config, world, *more):
+    time.sleep(2 if world.rank == 0 else 0)
+    return load_share(config, world, *more)
+
+runner.load_share = slowly
+"""
+
+
 def test_a_run_that_was_stopped_without_a_client_resumes_with_it(
     model_folders: dict[str, Path], tmp_path: Path, runs: list[Run]
 ) -> None:
-    changes = {"fed.returns": 0, "resume": "auto"}
+    """All of its samples, though the others wait for its data."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    changes = {"fed.returns": 0, "resume": "auto", "extensions": f"[{tmp_path / 'slow.py'}]"}
     first = Run(tmp_path / "run", model_folders["gpt2"], **changes)
     runs.append(first)
     first.wait_for_step(4)

@@ -86,8 +86,8 @@ def watch(findings: Path) -> Callable[[], None]:
             received.append(text.encode())
             return text
 
-        def summed(self: World, name: str, values: torch.Tensor) -> torch.Tensor:
-            values = total(self, name, values)
+        def summed(self: World, *arguments: Any, **options: Any) -> torch.Tensor:
+            values = total(self, *arguments, **options)
             received.append(values.numpy().tobytes())
             return values
 
