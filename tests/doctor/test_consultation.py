@@ -72,9 +72,9 @@ def test_rank_0_is_named_by_another_where_it_does_not_come() -> None:
 
 
 def test_two_processes_that_claim_one_rank_are_named() -> None:
-    """By the second of them; and by rank 0, if both were there when it called the roll. It comes last: else it may have
-    called and gone before the second begins."""
-    outcomes = consult(0, 1, 1, 2, world_size=3, patches={0: lambda: time.sleep(2)})
+    """By the second of them; and by rank 0, if both were there when it called the roll. Rank 2 comes last,
+    as without it all may have gone before the second begins."""
+    outcomes = consult(0, 1, 1, 2, world_size=3, patches={2: lambda: time.sleep(TIMEOUT / 2)})
     named = [line for outcome in outcomes[1:3] for line in problems(outcome)]
     assert named == ["this process and another both claim to be rank 1: give each its own RANK"]
     assert 1 in (outcomes[1].code, outcomes[2].code)
