@@ -9,6 +9,7 @@ from pathlib import Path
 
 from splitcom_dist.analysis.command import add_arguments as add_analyze_arguments
 from splitcom_dist.analysis.command import analyze
+from splitcom_dist.checkpoints.signals import INTERRUPTED
 from splitcom_dist.config.files import load_config, preset_folder
 from splitcom_dist.config.schema import Config
 from splitcom_dist.doctor.command import add_arguments as add_doctor_arguments
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _train(options: argparse.Namespace, place: Place | None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from splitcom_dist.board import PATIENCE_SECONDS
-from splitcom_dist.checkpoints.signals import ASKING
+from splitcom_dist.checkpoints.signals import ASKING, INTERRUPTED
 from splitcom_dist.children import Child, Forked, Started, end_with_parent
 from splitcom_dist.config.schema import Config
 from splitcom_dist.ending import end_process
@@ -74,7 +74,7 @@ def _rank(config: Config, place: Place, port: int, out: Path | None, work: Work)
     try:
         end_process(work(config, place, out))
     except KeyboardInterrupt:  # Ctrl-C came before the rank was up
-        end_process(130)
+        end_process(INTERRUPTED)
 
 
 def _wait(

@@ -9,7 +9,7 @@ import torch
 
 from splitcom_dist.checkpoints.course import Course
 from splitcom_dist.checkpoints.files import CheckpointFolder
-from splitcom_dist.checkpoints.signals import RESUME_ME, StopSignals
+from splitcom_dist.checkpoints.signals import INTERRUPTED, RESUME_ME, StopSignals
 from splitcom_dist.checkpoints.start import agree_on_start
 from splitcom_dist.config.files import to_yaml
 from splitcom_dist.config.schema import Config
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 def run_rank(config: Config, place: Place, out: Path | None) -> int:
     """Run this process's share of the job; returns its exit code: 0, 2 for a reported mistake, 1 for a bug here, 75
-    if it was asked to stop and can be resumed.
+    if it was asked to stop and can be resumed, 130 after Ctrl-C.
 
     Of all ranks that fail, one prints one line; the details are in every rank's log.
     """
@@ -65,13 +65,15 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
         return _stop(stopped, world)
     except RunOver as over:
         return over.code
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except PeerLost as error:
         log.exception("this rank lost a peer")
+        if signals.interrupted:  # as the peer was
+            return INTERRUPTED
         if tolerant and place.rank in layout.client_ranks and not world.has_failed():
             end_by_fate(world, config.fed.returns, Fate.LOST, [])
         return _report(error, world)
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:
         log.exception("this rank failed")
         return _report(error, world)

@@ -67,6 +67,7 @@ class Course:
                 stop = self.signals.caught is not None or self.world.heard("stop") is not None
                 self.world.announce("begun", f"{step} {int(stop)}")
             yield step
+            self.signals.raise_if_interrupted()
             self.books.flush()
             self.world.beat()
             stop = stop if leads else self._hear(step)

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -222,15 +224,36 @@ def test_a_packet_corrupted_on_its_way_ends_the_run(position: int, field: str, m
     assert_one_line(outcome, "rank 1 (client 1), up_activation, step 3", field)
 
 
+def be_in_the_foreground() -> None:
+    os.setsid()  # a terminal's Ctrl-C reaches the whole foreground group
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+
+
 def test_an_interrupt_ends_every_rank(model: Path, tmp_path: Path) -> None:
     def interrupt_all() -> None:
-        os.setsid()  # a terminal's Ctrl-C reaches the whole foreground group
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+        be_in_the_foreground()
         threading.Timer(3.0, os.killpg, (os.getpgid(0), signal.SIGINT)).start()
 
     outcome = train(model, tmp_path / "run", "train.epochs=100000", before=interrupt_all)
     assert outcome.code == 130 and "Traceback" not in outcome.stderr, outcome.stderr
     assert outcome.stderr.count("interrupted") == 1 and "error: " not in outcome.stderr
+
+
+def test_an_interrupt_that_python_drops_ends_its_rank_too(model: Path, tmp_path: Path) -> None:
+    def interrupt_all(self: object) -> None:
+        if self.context.world.rank == 0:  # type: ignore[attr-defined]
+            thing = threading.Event()
+            watched = weakref.ref(thing, lambda _: os.killpg(os.getpgid(0), signal.SIGINT))
+            del thing  # what the callback raises is dropped
+            assert watched() is None
+
+    def patch() -> None:
+        be_in_the_foreground()
+        sys.unraisablehook = lambda _: None
+        at_step(ClientRole, "turn", interrupt_all)()
+
+    outcome = train(model, tmp_path / "run", "train.epochs=100000", before=patch)
+    assert (outcome.code, outcome.stderr) == (130, "interrupted\n")
 
 
 def test_nothing_is_left_running() -> None:
