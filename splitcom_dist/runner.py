@@ -67,15 +67,13 @@ def run_rank(config: Config, place: Place, out: Path | None) -> int:
         return over.code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except PeerLost as error:
-        log.exception("this rank lost a peer")
-        if signals.interrupted:  # as the peer was
-            return INTERRUPTED
-        if tolerant and place.rank in layout.client_ranks and not world.has_failed():
-            end_by_fate(world, config.fed.returns, Fate.LOST, [])
-        return _report(error, world)
     except Exception as error:
-        log.exception("this rank failed")
+        lost = isinstance(error, PeerLost)
+        log.exception("this rank %s", "lost a peer" if lost else "failed")
+        if signals.interrupted:  # as the peer was; or what was cut short raised this instead
+            return INTERRUPTED
+        if lost and tolerant and place.rank in layout.client_ranks and not world.has_failed():
+            end_by_fate(world, config.fed.returns, Fate.LOST, [])
         return _report(error, world)
 
 
