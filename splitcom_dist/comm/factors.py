@@ -14,6 +14,7 @@ from splitcom_dist.aggregate.ranks import Ranks
 from splitcom_dist.aggregate.svd import filled, svd
 from splitcom_dist.comm.failures import naming
 from splitcom_dist.layout import Layout
+from splitcom_dist.state import Stateless
 
 
 def send_factors(
@@ -55,7 +56,7 @@ def receive_factors(
     return given, weights
 
 
-class FactorSpoke:
+class FactorSpoke(Stateless):
     """A client rank's end."""
 
     def __init__(self, group: dist.ProcessGroup, layout: Layout, rank: int, ranks: Ranks) -> None:
@@ -84,7 +85,7 @@ class FactorSpoke:
         return answer[:-1], float(answer[-1]), size
 
 
-class FactorHub:
+class FactorHub(Stateless):
     """The aggregator's end."""
 
     def __init__(self, group: dist.ProcessGroup, layout: Layout, ranks: Ranks) -> None:

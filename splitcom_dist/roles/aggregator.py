@@ -11,11 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.aggregate.ranks import Ranks
-from splitcom_dist.comm.circle import Ring
-from splitcom_dist.comm.factors import FactorHub
 from splitcom_dist.comm.layer_mean import LayerMean
-from splitcom_dist.comm.reduce import make_averaging, make_receiving
-from splitcom_dist.comm.stacked import StackHub
+from splitcom_dist.comm.reduce import make_receiving
 from splitcom_dist.control.choice import make_controller
 from splitcom_dist.control.controller import Observation
 from splitcom_dist.control.rest import Gain
@@ -26,6 +23,7 @@ from splitcom_dist.metrics.perplexity import Perplexity, perplexity
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.models.merging import MergedWeights
 from splitcom_dist.presence.welcome import welcome_all
+from splitcom_dist.roles.averaging import end_of_aggregator
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.cut_moves import decide_moves
 from splitcom_dist.roles.verdicts import Reports, announce_verdict
@@ -66,22 +64,11 @@ class AggregatorRole:
         self.directory = directory
         self.reports = Reports(context)
         adapter, of_servers = flatten(whole.of_clients), flatten(whole.of_servers)
-        quantizer = context.config.fed.adapter_quantizer
-        self.shared = shared
         self.merged = merged
         self._moved_from = self.average_now
-        alone = len(adapter) - (shared.elements(len(context.cuts.shared)) if shared else 0)
-        self.averaging = make_averaging(quantizer, adapter[:alone], context.world.circle)
+        self.averaging = end_of_aggregator(context, adapter, ranks, shared, merged)
         self.ranks = ranks
-        self.factors: FactorHub | None = None
-        self.stack: StackHub | None = None
-        if (how := context.config.fed.rank_aggregation) != "zero_pad":
-            ring = context.world.circle
-            assert isinstance(ring, Ring)
-            ends = ring.group, context.world.layout, ranks
-            self.factors = FactorHub(*ends) if how == "svd" else None
-            self.stack = StackHub(*ends) if how == "stack" else None
-        self.receiving = make_receiving(quantizer, of_servers)
+        self.receiving = make_receiving(context.config.fed.adapter_quantizer, of_servers)
         self.controller = make_controller(context.config)
         self.policy = make_policy(context.config, work, context.world.layout) if context.cuts.move_about else None
         self.rest = Gain(context.config.rest) if context.config.rest.policy == "gain" else None
@@ -152,16 +139,7 @@ class AggregatorRole:
         world.await_round(step)
         started = time.perf_counter()
         before, moved_from = flatten(self.whole.of_clients), self.average_now
-        if self.factors is not None:
-            mean, weight, size = self.factors.mean(before, step)
-        elif self.stack is not None and self.merged is not None:
-            stacked, weight, size = self.stack.exchange(step)
-            mean = self.merged.merge(stacked, step) if weight else before
-        else:
-            mean, weight, size = self.averaging.mean(None, 0.0, step)
-        if self.shared is not None:
-            shared, _, more = self.shared.mean(step)
-            mean, size = torch.cat([mean, shared]), size + more
+        mean, weight, size = self.averaging.mean(before, step)
         if weight:  # else nobody who is left has trained since the last one
             unflatten_into(self.ranks.kept(mean, before), self.whole.of_clients)
         self.context.ledger.adapters(size)

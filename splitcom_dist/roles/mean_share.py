@@ -1,16 +1,12 @@
 """What a client rank gives to the averaging of adapters, and goes on from: the mean over all clients."""
 
-import torch
 from torch import Tensor
 
 from splitcom_dist.aggregate.ranks import Ranks
-from splitcom_dist.comm.circle import Ring
-from splitcom_dist.comm.factors import FactorSpoke
 from splitcom_dist.comm.layer_mean import LayerMean
-from splitcom_dist.comm.reduce import make_averaging
-from splitcom_dist.comm.stacked import StackSpoke
 from splitcom_dist.models.lora import flatten, unflatten_into
 from splitcom_dist.models.merging import MergedWeights
+from splitcom_dist.roles.averaging import end_of_client
 from splitcom_dist.roles.context import Context
 from splitcom_dist.roles.logical_client import LogicalClient
 from splitcom_dist.roles.roster import Roster
@@ -33,23 +29,10 @@ class MeanShare:
         servers train too, which `shared` averages, are its end. Where averages are merged, `merged` takes them in."""
         self.mean = start  # the newest one, from which everybody goes on who has not trained since
         self.weights: dict[int, int] = {}  # target tokens of those who have, by client
-        self._cuts = context.cuts
         self._clients = clients
         self._ranks = ranks
-        self._shared = shared
-        world = context.world
-        held = 0 if shared is None else self._cuts.deepest_of(world.layout.clients_of(world.rank))
-        self._alone = len(start) - (shared.elements(held - self._cuts.shallowest) if shared else 0)
-        self._averaging = make_averaging(context.config.fed.adapter_quantizer, start[: self._alone], world.circle)
         self._merged = merged
-        self._factors: FactorSpoke | None = None
-        self._stack: StackSpoke | None = None
-        if (how := context.config.fed.rank_aggregation) != "zero_pad":
-            ring = world.circle
-            assert isinstance(ring, Ring)
-            ends = ring.group, world.layout, world.rank, ranks
-            self._factors = FactorSpoke(*ends) if how == "svd" else None
-            self._stack = StackSpoke(*ends) if how == "stack" else None
+        self._end = end_of_client(context, start, ranks, shared, merged)
 
     def bring_up_to_date(self, client: LogicalClient) -> None:
         """A client that has not trained since the last mean begins with it; merged, with new factors and moments."""
@@ -64,32 +47,10 @@ class MeanShare:
 
     def average(self, step: int) -> tuple[float, int]:
         """Take part in the averaging after a step; returns the total weight and the bytes handed over."""
-        mean, total, size = self._take_mean(step)
+        mean, total, size = self._end.mean(self.weights, self._adapter_of, step)
         self.mean = self._ranks.kept(mean, self.mean) if total else self.mean
         self.weights.clear()
         return total, size
-
-    def _take_mean(self, step: int) -> tuple[Tensor, float, int]:
-        """The mean (n,), the total weight and the bytes handed over."""
-        if self._factors is not None:
-            return self._factors.mean(self.weights, self._adapter_of, step)
-        if self._stack is not None and self._merged is not None:
-            factors, total, size = self._stack.exchange(self.weights, self._adapter_of, step)
-            return self._merged.merge(factors, step) if total else self.mean, total, size
-        weighted, weight = torch.zeros(self._alone), sum(self.weights.values())
-        for number in sorted(self.weights):
-            adapter = self._adapter_of(number)
-            weighted += self.weights[number] * adapter[: self._alone]
-            if self._shared is not None:
-                count = self._cuts.shared_by(number)
-                trained = adapter[self._alone : self._alone + self._shared.elements(count)]
-                self._shared.add(trained, [self.weights[number]] * count)
-        own = weighted / weight if weight else None  # None: since the last averaging none of them had a batch
-        mean, total, size = self._averaging.mean(own, weight, step)
-        if self._shared is None:
-            return mean, total, size
-        shared, _, more = self._shared.mean(step)
-        return torch.cat([mean, shared])[: len(self.mean)], total, size + more
 
     def _adapter_of(self, number: int) -> Tensor:
         """The adapter (n,) of a client that has trained, in memory or parked."""
@@ -108,4 +69,4 @@ class MeanShare:
     @property
     def _memory(self) -> dict[str, Stateful]:
         merged = {} if self._merged is None else {"merged": self._merged}
-        return {"averaging": self._averaging, **merged}
+        return {"averaging": self._end, **merged}
