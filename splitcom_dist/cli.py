@@ -10,7 +10,7 @@ from pathlib import Path
 from splitcom_dist.analysis.command import add_arguments as add_analyze_arguments
 from splitcom_dist.analysis.command import analyze
 from splitcom_dist.checkpoints.signals import INTERRUPTED
-from splitcom_dist.config.files import load_config, preset_folder
+from splitcom_dist.config.files import files_and_overrides, load_config, preset_folder
 from splitcom_dist.config.schema import Config
 from splitcom_dist.doctor.command import add_arguments as add_doctor_arguments
 from splitcom_dist.doctor.command import doctor
@@ -115,8 +115,7 @@ def _train(options: argparse.Namespace, place: Place | None) -> int:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    files = [setting for setting in options.settings if "=" not in setting]
-    overrides = [setting for setting in options.settings if "=" in setting]
+    files, overrides = files_and_overrides(options.settings)
     if options.command == "demo":
         files.insert(0, str(preset_folder() / "experiment" / "demo.yaml"))
     return load_config(files, overrides)

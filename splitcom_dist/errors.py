@@ -1,5 +1,8 @@
 """What can go wrong, as one line a person can act on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SplitcomError(Exception):
     """An error whose message is the whole report: one line naming key, file or peer, and the mend."""
@@ -7,6 +10,16 @@ class SplitcomError(Exception):
 
 class UserError(SplitcomError):
     """A mistake in configuration, data or environment; every rank leaves with exit code 2."""
+
+
+@contextmanager
+def needing(extra: str, command: str) -> Iterator[None]:
+    """Around the imports of a command that needs an optional part of the package; UserError if it is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise UserError(f"{command} needs {package}: pip install 'splitcom-dist[{extra}]'") from None
 
 
 class WireError(SplitcomError):

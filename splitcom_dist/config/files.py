@@ -30,6 +30,11 @@ def shipped_folder(name: str) -> Path:
     return packaged if packaged.is_dir() else packaged.parent.parent / name
 
 
+def files_and_overrides(settings: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line: what has a `=` is an override, the rest are files."""
+    return [each for each in settings if "=" not in each], [each for each in settings if "=" in each]
+
+
 def load_config(files: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Config:
     """Merge schema defaults, base.yaml, `files` left to right, then `overrides` such as `train.lr=1e-3`.
 

@@ -6,8 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from splitcom_dist.config.files import load_config, to_yaml
-from splitcom_dist.errors import UserError
+from splitcom_dist.config.files import files_and_overrides, load_config, to_yaml
+from splitcom_dist.errors import UserError, needing
 
 if TYPE_CHECKING:
     from splitcom_dist.planning.estimate import Estimate
@@ -30,18 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(options: argparse.Namespace) -> int:
     """Print the plan, and write it; returns 0. Raises UserError."""
-    config = load_config(
-        [setting for setting in options.settings if "=" not in setting],
-        [setting for setting in options.settings if "=" in setting],
-    )
-    try:  # imported here: torch takes seconds, a misspelt key should not
+    config = load_config(*files_and_overrides(options.settings))
+    with needing("plan", "splitcom plan"):  # imported here: torch takes seconds, a misspelt key should not
         from splitcom_dist.planning.estimate import estimate
         from splitcom_dist.planning.limits import parse, within
         from splitcom_dist.planning.setting import Choice, open_setting
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"splitcom plan needs {str(error.name).split('.')[0]}: pip install 'splitcom-dist[plan]'"
-        ) from None
     limits = parse(options.limits)
     setting = open_setting(config, options.profile)
     known = list(setting.profile.ranks[0].codecs)

@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
-from splitcom_dist.config.files import load_config
-from splitcom_dist.errors import UserError
+from splitcom_dist.config.files import files_and_overrides, load_config
+from splitcom_dist.errors import UserError, needing
 from splitcom_dist.layout import layout_for
 from splitcom_dist.place import Place
 from splitcom_dist.planning.scope import check_planned
@@ -27,8 +27,7 @@ def profile(options: argparse.Namespace, place: Place | None) -> int:
         if options.settings:
             raise UserError(f"{options.settings[0]}: --from takes the settings of its runs, leave it out")
         return _from_logs(options) if place is None or place.rank == 0 else 0
-    files = [setting for setting in options.settings if "=" not in setting]
-    config = load_config(files, [setting for setting in options.settings if "=" in setting])
+    config = load_config(*files_and_overrides(options.settings))
     check_planned(config)
     if place is None:
         from splitcom_dist.launcher import launch
@@ -43,12 +42,8 @@ def profile(options: argparse.Namespace, place: Place | None) -> int:
 
 
 def _from_logs(options: argparse.Namespace) -> int:
-    try:  # imported here: torch takes seconds, a misspelt option should not
+    with needing("plan", "splitcom profile --from"):  # imported here: torch takes seconds, a misspelt option should not
         from splitcom_dist.profiling.from_logs import profile_from_logs
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"splitcom profile --from needs {str(error.name).split('.')[0]}: pip install 'splitcom-dist[plan]'"
-        ) from None
     from splitcom_dist.plan.cluster import write
 
     found = profile_from_logs(options.runs)

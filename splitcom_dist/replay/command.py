@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from splitcom_dist.config.files import files_and_overrides
 from splitcom_dist.errors import UserError
 
 
@@ -28,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def replay(options: argparse.Namespace) -> int:
     """Print what other settings would have sent, and train a policy if asked to; returns 0. Raises UserError."""
-    runs = [Path(setting) for setting in options.settings if "=" not in setting]
-    overrides = [setting for setting in options.settings if "=" in setting]
-    if not runs:
+    named, overrides = files_and_overrides(options.settings)
+    if not named:
         raise UserError("splitcom replay: name the directory of a finished run")
+    runs = [Path(name) for name in named]
     # Imported here: torch takes seconds, a misspelt option should not.
     from rich.console import Console
 
