@@ -33,7 +33,7 @@ class BalanceTime:
             self._times[client] = self._times[client].blended(newer) if client in self._times else newer
         times = self._times
         now = {client: cuts.of(client) for client in times}
-        choices = [self._within(limit, times, cuts) for limit in self._limits(times, cuts)]
+        choices = self.choices(times, cuts)
         if not choices:
             return {}
         before = self.step_seconds(now, times)
@@ -42,6 +42,10 @@ class BalanceTime:
             return {}
         reason = f"a step of {before:.3f} s is foreseen to last {after:.3f} s"
         return {client: (cut, reason) for client, cut in best.items()}
+
+    def choices(self, times: Mapping[int, TurnTime], cuts: Cuts) -> list[dict[int, int]]:
+        """The cuts of all clients that are compared, one choice for each time limit."""
+        return [self._within(limit, times, cuts) for limit in self._limits(times, cuts)]
 
     def step_seconds(self, cuts: Mapping[int, int], times: Mapping[int, TurnTime]) -> float:
         """Foreseen length of a step in which these clients have a turn, cut like this."""
