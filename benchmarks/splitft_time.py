@@ -79,9 +79,8 @@ def main() -> None:
             for speeds in options.speeds:
                 lines.append(row(name, folder, SPEEDS[speeds]))
                 print(lines[-1], file=sys.stderr, flush=True)
-    text = "\n".join([*lines, ""])
-    print(text)
-    RESULTS.write_text(text)
+                RESULTS.write_text("\n".join([*lines, ""]))
+    print(RESULTS.read_text())
 
 
 def row(name: str, folder: Path, speeds: list[float]) -> str:
