@@ -64,12 +64,23 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 class Clock:
-    """Stands in for `time`: only sleep takes time, so that what a client has computed does not depend on the load."""
+    """Stands in for `time`: only sleep takes time, so that what a client has computed does not depend on the load.
+
+    Sleeping is work too, as long as no core is waited for.
+    """
 
     now = 0.0
+    waited = 0.0
 
     def perf_counter(self) -> float:
         return self.now
+
+    def thread_time(self) -> float:
+        return self.now - self.waited
+
+    def wait_for_a_core(self, seconds: float) -> None:
+        self.now += seconds
+        self.waited += seconds
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds

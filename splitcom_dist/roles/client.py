@@ -56,7 +56,7 @@ class ClientRole:
         self.measures = Measures()
         self.overlap = Overlap(context)
         self.share = share
-        self.pace = Pace(context.config.fed, context.config.train.seed)
+        self.pace = Pace(context.config.fed, context.config.train.seed, context.device.type == "cpu")
         self.lr = context.config.train.lr  # of the client that had the last turn
 
     @property

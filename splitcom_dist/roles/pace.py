@@ -24,14 +24,19 @@ def speeds_of(speed: SpeedConfig, clients: int, seed: int) -> list[float]:
 
 
 class Pace:
-    """What a rank computes for a client lasts 1 / speed as long as it takes.
+    """What a rank computes for a client lasts 1 / speed as long as its processor works on it.
+
+    On the host that is the thread's own time: what it waits for a core that others use counts as a part of what the
+    slow device takes, and is not stretched as well.
 
     A deadline is for what a client computes in a round, as it lasts. Waiting is left out, because a step ends for all
     when the slowest is through: by the clock, the fast would miss a deadline together with the slow. So is sending,
     which waits for the server, too.
     """
 
-    def __init__(self, fed: FedConfig, seed: int) -> None:
+    def __init__(self, fed: FedConfig, seed: int, on_host: bool = True) -> None:
+        """`on_host` if clients compute there, and not on another device, whose time no thread's clock tells."""
+        self._work_clock = time.thread_time if on_host else time.perf_counter
         self._speeds: Sequence[float] = speeds_of(fed.speed, fed.clients, seed)
         self._deadline = fed.deadline_seconds if fed.straggler == "deadline" else None
         self._worked: dict[int, float] = {}  # seconds in this round, by client
@@ -51,10 +56,11 @@ class Pace:
     @contextmanager
     def computing(self, client: int) -> Iterator[None]:
         """Around what a device of this client would compute: measured, and stretched by its speed."""
-        started = time.perf_counter()
+        started, work = time.perf_counter(), self._work_clock()
         yield
         if (speed := self._speeds[client]) < 1:
-            time.sleep((time.perf_counter() - started) * (1 / speed - 1))
+            lasts = (self._work_clock() - work) / speed
+            time.sleep(max(0.0, lasts - (time.perf_counter() - started)))
         self._worked[client] = self._worked.get(client, 0.0) + time.perf_counter() - started
 
     def is_late(self, client: int) -> bool:

@@ -47,6 +47,23 @@ def test_computing_lasts_as_long_as_the_speed_says(clock: Clock) -> None:
     assert compute(own, 1, 0.02, clock) == pytest.approx(0.08)
 
 
+@pytest.mark.parametrize(("waits", "lasts"), [(0.03, 0.08), (0.06, 0.08), (0.2, 0.22)])
+def test_what_waits_for_a_core_is_not_stretched(waits: float, lasts: float, clock: Clock) -> None:
+    own, started = pace(0.25), clock.perf_counter()
+    with own.computing(0):
+        clock.sleep(0.02)
+        clock.wait_for_a_core(waits)
+    assert clock.perf_counter() - started == pytest.approx(lasts)
+
+
+def test_on_a_device_no_clock_of_a_thread_tells(clock: Clock) -> None:
+    fed = FedConfig(clients=1, speed=SpeedConfig("list", values=[0.25]))
+    own, started = Pace(fed, seed=0, on_host=False), clock.perf_counter()
+    with own.computing(0):
+        clock.wait_for_a_core(0.02)
+    assert clock.perf_counter() - started == pytest.approx(0.08)
+
+
 def test_a_deadline_is_for_what_a_client_computes_in_a_round(clock: Clock) -> None:
     own = pace(1, 0.25, deadline=0.06)
     assert not own.is_late(1), "everybody has a first turn"
