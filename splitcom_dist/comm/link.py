@@ -55,6 +55,8 @@ class Edge:
         """Without a transport nothing can cross until `connect`; `devices` takes payloads that cross apart."""
         self.peer = peer
         self.waited = 0.0  # seconds spent waiting for the peer's packets
+        self.sending = 0.0  # seconds until its packets were taken: the peer may have been busy with others
+        self.arriving = 0.0  # of `waited`, for the rest of packets that had begun to come: the link's own time
         self.ahead = False  # whether packets cross while this rank computes
         self._given = transport
         self._devices = devices
@@ -80,7 +82,7 @@ class Edge:
         """Send one packet, its payload `apart` if it is on a device; returns its size on the wire in bytes."""
         payload = join_payload(sections) if apart else None
         packet = pack(header, sections, payload)
-        what = f"{LINKS[header.link]}, step {header.step}"
+        what, started = f"{LINKS[header.link]}, step {header.step}", time.perf_counter()
         with self._naming(what):
             for message in (packet[:SLOT], packet[SLOT:]):
                 if len(message) and self.ahead:
@@ -90,6 +92,7 @@ class Edge:
             if payload is not None and len(payload):
                 assert self._devices is not None
                 self._devices.send(payload)
+        self.sending += time.perf_counter() - started
         return len(packet) + (0 if payload is None else len(payload))
 
     def settle(self) -> None:
@@ -159,10 +162,10 @@ class Edge:
         packet, payload = self._slot[:total], None
         if total > SLOT:
             packet, more = self._rest(total, expected)
-            waited += more
+            waited, self.arriving = waited + more, self.arriving + more
         if expected.apart:
             payload, more = self._payload(header.apart_bytes, expected)
-            waited += more
+            waited, self.arriving = waited + more, self.arriving + more
         sections = parse_body(header, packet[HEADER.size :], expected, payload)
         return (header, sections, total + header.apart_bytes), waited
 

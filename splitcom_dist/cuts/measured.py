@@ -11,7 +11,7 @@ class Measured:
 
     turns: int = 0
     computing: float = 0.0  # by the client, with its blocks: changes with the cut
-    sending: float = 0.0  # what else the client does in a turn, encoding and sending: does not
+    sending: float = 0.0  # what else a turn takes of the client's time, encoding, and of its link's: does not
     serving: float = 0.0  # by the server, computing with the body
     answering: float = 0.0  # what else the server does for it
     loss: float = 0.0  # summed over targets, where this end computes it

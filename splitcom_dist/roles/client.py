@@ -110,6 +110,7 @@ class ClientRole:
     def train(self, client: LogicalClient, step: int) -> None:
         """One batch of one logical client: head forward, exchange with the server, head backward, optimizer step."""
         started, waited, worked = time.perf_counter(), self.edge.waited, self.pace.worked(client.id)
+        sending = self.edge.sending
         client.optimizer.catch_up(step)
         lr = client.optimizer.lr
         self.share.bring_up_to_date(client)
@@ -132,7 +133,8 @@ class ClientRole:
         seconds = time.perf_counter() - started - waited
         self.context.ledger.trained(tokens)
         computing = self.pace.worked(client.id) - worked
-        self.measures.add(client.id, Measured(turns=1, computing=computing, sending=seconds - computing), loss, targets)
+        encoding = seconds - computing - (self.edge.sending - sending)
+        self.measures.add(client.id, Measured(turns=1, computing=computing, sending=encoding), loss, targets)
         record_training(
             self.context.log,
             step,

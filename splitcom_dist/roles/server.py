@@ -139,7 +139,8 @@ class ServerRole(ABC):
             return
         for turn in turns:
             self.book(turn, step, lr)
-            measured = Measured(serving=turn.computing, answering=turn.seconds - turn.computing)
+            answering = turn.seconds - turn.computing
+            measured = Measured(sending=turn.arriving, serving=turn.computing, answering=answering)
             self.measures.add(turn.client, measured, turn.loss, turn.targets)
         if self.speaks_for_all:
             seconds = time.perf_counter() - started - waited

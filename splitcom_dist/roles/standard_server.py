@@ -29,6 +29,7 @@ class Arrival:
     visit: Visit
     batch: Portion
     waited: float  # for the packet, seconds
+    arriving: float  # of these, what the link took
     seconds: float  # to take it
 
 
@@ -78,7 +79,8 @@ class StandardServerRole(ServerRole):
 
     def take(self, client: ServedClient, place: Place, step: int) -> Arrival | Turn:
         """A client's micro-batch, or the whole turn of one that is absent. While heads rest nothing comes."""
-        started, waited, packet = time.perf_counter(), client.edge.waited, None
+        started, waited, arriving = time.perf_counter(), client.edge.waited, client.edge.arriving
+        packet = None
         if self.opens(step):
             visit, rows = recalled(self.context, client, place, step)
             assert client.labels is not None
@@ -89,9 +91,9 @@ class StandardServerRole(ServerRole):
                 return self.without(client, waited)
             visit, targets = packet.visit, self.targets(client, packet)
             rows = decoded(client, packet)
-        waited = client.edge.waited - waited
+        waited, arriving = client.edge.waited - waited, client.edge.arriving - arriving
         seconds = time.perf_counter() - started - waited
-        return Arrival(client, place, packet, visit, Portion(rows, visit.lengths, targets), waited, seconds)
+        return Arrival(client, place, packet, visit, Portion(rows, visit.lengths, targets), waited, arriving, seconds)
 
     def answer(self, arrival: Arrival, loss: float, gradient: Tensor | None, step: int, computing: float) -> Turn:
         """The gradient out, after so many seconds of computing. While heads rest nothing goes."""
@@ -109,7 +111,8 @@ class StandardServerRole(ServerRole):
                 client.incoming["up_activation"].spare(step, visit)
                 client.outgoing["down_gradient"].spare(step, visit)
         seconds = arrival.seconds + computing + time.perf_counter() - started
-        return Turn(client.number, loss, len(arrival.batch.rows), count, seconds, computing, waited=arrival.waited)
+        times = seconds, computing, arrival.waited, arrival.arriving
+        return Turn(client.number, loss, len(arrival.batch.rows), count, *times)
 
     def targets(self, client: ServedClient, packet: Packet) -> list[Tensor]:
         """Target ids a sample, from the packet or from an earlier visit."""

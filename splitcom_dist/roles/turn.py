@@ -19,6 +19,7 @@ class Turn:
     seconds: float = 0.0  # computing, encoding and sending
     computing: float = 0.0  # of these
     waited: float = 0.0
+    arriving: float = 0.0  # of these, what the link took
 
     def __add__(self, other: "Turn") -> "Turn":
         """Of two parts of one batch."""
@@ -30,6 +31,7 @@ class Turn:
             self.seconds + other.seconds,
             self.computing + other.computing,
             self.waited + other.waited,
+            self.arriving + other.arriving,
         )
 
 

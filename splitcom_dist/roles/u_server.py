@@ -54,7 +54,8 @@ class UServerRole(ServerRole):
 
         The whole turn of a client that is absent.
         """
-        started, waited, peer_digest = time.perf_counter(), client.edge.waited, None
+        started, waited, arriving = time.perf_counter(), client.edge.waited, client.edge.arriving
+        peer_digest = None
         if self.opens(step):
             visit, rows = recalled(self.context, client, place, step)
             client.incoming["up_activation"].spare(step, visit)
@@ -64,7 +65,7 @@ class UServerRole(ServerRole):
                 return self.without(client, waited)
             visit, rows = packet.visit, decoded(client, packet)
             peer_digest = place.digest(packet.header.answer_digest)
-        waited = client.edge.waited - waited
+        waited, arriving = client.edge.waited - waited, client.edge.arriving - arriving
         cut_layer = self.context.cuts.of(client.number)
         begun = time.perf_counter()
         passing = self.body.forward(rows, visit.lengths, self.context.head_trains(step), step, cut_layer)
@@ -79,16 +80,17 @@ class UServerRole(ServerRole):
             answer_digest=gradient.decoder.store.digest if place.first else 0,
         )
         seconds = time.perf_counter() - started - waited
-        turn = Turn(client.number, tokens=len(rows), seconds=seconds, computing=computing, waited=waited)
+        turn = Turn(client.number, tokens=len(rows), seconds=seconds, computing=computing)
+        turn.waited, turn.arriving = waited, arriving
         return Passage(client, place, turn, visit, passing)
 
     def backward(self, passage: Passage, step: int) -> Turn:
         """Gradient of the client's summed loss in, gradient at the cut out; adapter gradients accumulate."""
         client, turn = passage.client, passage.turn
-        started, waited = time.perf_counter(), client.edge.waited
+        started, waited, arriving = time.perf_counter(), client.edge.waited, client.edge.arriving
         up = client.incoming["up_gradient"]
         packet = up.receive(step, passage.visit)
-        waited = client.edge.waited - waited
+        waited, arriving = client.edge.waited - waited, client.edge.arriving - arriving
         gradient = up.decode(packet)
         if gradient is None or not packet.header.targets:
             raise WireError(f"{client.edge.peer}, up_gradient, step {step}: targets: 0, a batch has at least one")
@@ -104,4 +106,5 @@ class UServerRole(ServerRole):
         turn.targets = packet.header.targets
         turn.seconds += time.perf_counter() - started - waited
         turn.waited += waited
+        turn.arriving += arriving
         return turn

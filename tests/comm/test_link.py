@@ -1,6 +1,7 @@
 """An edge delivers packets whole, counts every byte, and refuses what it should not believe."""
 
 import itertools
+import time
 from queue import Queue, SimpleQueue
 from typing import TypeAlias
 
@@ -111,6 +112,36 @@ def test_small_packets_are_one_message_and_large_ones_two(size: int) -> None:
     left.send(Header(0, 0, 0), {"symbols": torch.zeros(size, dtype=torch.uint8)})
     assert wire.out.qsize() == (1 if size + HEADER.size <= SLOT else 2)
     right.receive(expecting(size))
+
+
+class Slow(Loopback):
+    """A transport that is busy for a while with every message, at both ends."""
+
+    seconds = 0.05
+
+    def send(self, message: Tensor) -> None:
+        time.sleep(self.seconds)
+        super().send(message)
+
+    def post_receive(self, buffer: Tensor) -> "Arrival":
+        return SlowArrival(self.into, buffer)
+
+
+class SlowArrival(Arrival):
+    def wait(self) -> None:
+        time.sleep(Slow.seconds)
+        super().wait()
+
+
+@pytest.mark.parametrize(("size", "messages"), [(100, 1), (3 * SLOT, 2)])
+def test_what_a_peer_takes_its_time_for_is_told_apart(size: int, messages: int) -> None:
+    queue: SimpleQueue[Tensor] = SimpleQueue()
+    sender, receiver = (Edge(Slow(queue, queue), name) for name in ("rank 1 (server)", "rank 0 (client 0)"))
+    sender.send(Header(link=0, step=0, client=0), {"symbols": torch.zeros(size, dtype=torch.uint8)})
+    receiver.receive(expecting(size))
+    assert messages * Slow.seconds <= sender.sending < 1 and sender.waited == 0
+    assert receiver.waited >= messages * Slow.seconds
+    assert (messages - 1) * Slow.seconds <= receiver.arriving <= receiver.waited - Slow.seconds
 
 
 def test_a_packet_beyond_the_limit_is_refused_before_its_rest_is_received() -> None:
