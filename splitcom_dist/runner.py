@@ -1,7 +1,6 @@
 """One rank from start to end: join, agree, build the role, run it, settle the books, leave."""
 
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from splitcom_dist.shards import check_length
 from splitcom_dist.state import Stateful, read_facts
 from splitcom_dist.telemetry.hdf5 import RankLog, read_kept
 from splitcom_dist.telemetry.ledger import Ledger
+from splitcom_dist.threads import fair_threads
 from splitcom_dist.watch.beside import writing_beside
 from splitcom_dist.world import World
 
@@ -98,7 +98,7 @@ def _report(error: Exception, world: World) -> int:
 
 
 def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -> None:
-    torch.set_num_threads(config.runtime.threads or _fair_threads(world))
+    torch.set_num_threads(config.runtime.threads or fair_threads(world.place, world.layout))
     torch.manual_seed(config.train.seed + world.rank)  # dropout differs between ranks
     device = device_for(config.runtime.device, world.place.local_rank)
     if config.roles.server_shards > 1 and device.type != "cpu":
@@ -174,11 +174,3 @@ def _agree_on_schedule(config: Config, world: World, mine: dict[int, int]) -> Sc
         sizes[client] = size
     sizes = world.sum_over_ranks("shards", sizes, without=world.silent)
     return schedule_for(config, world.layout, tuple(sizes.tolist()))
-
-
-def _fair_threads(world: World) -> int:
-    cores = len(os.sched_getaffinity(0))
-    neighbours = world.place.local_world_size
-    # A client and its server take turns, and the aggregator works while both wait: clients share the cores, or shards.
-    busy = max(len(world.layout.client_ranks), len(world.layout.body_ranks))
-    return max(1, cores // max(1, min(neighbours, busy)))

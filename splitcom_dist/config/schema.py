@@ -235,7 +235,7 @@ class LinkConfig:
 class RuntimeConfig:
     timeout_seconds: float = 300.0  # longest silence of a peer before it counts as lost
     device: str = "auto"  # auto: one CUDA device a local rank, in turn, where torch sees any, else the CPU; cpu; cuda
-    threads: int = 0  # compute threads a rank; 0 shares the cores of this machine among its ranks
+    threads: int = 0  # compute threads a rank; 0 shares the machine's cores among ranks of a role
     link: LinkConfig = field(default_factory=LinkConfig)
 
 

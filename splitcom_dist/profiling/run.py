@@ -1,7 +1,6 @@
 """One rank of `splitcom profile`: clients measure together, then servers, then every edge by itself; rank 0 writes."""
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from splitcom_dist.plan.cluster import EdgeSpeed, Profile, RankSpeed, rank_from,
 from splitcom_dist.plan.workload import Batch
 from splitcom_dist.profiling.batch import typical_batch
 from splitcom_dist.profiling.compute import measure_rank
+from splitcom_dist.threads import fair_threads
 from splitcom_dist.world import World
 
 
@@ -49,7 +49,7 @@ def profile_rank(config: Config, place: Place, out: Path | None) -> int:
 
 def _measure(config: Config, world: World) -> Profile | None:
     """The whole profile on rank 0, None elsewhere."""
-    torch.set_num_threads(config.runtime.threads or max(1, _cores() // world.place.local_world_size))
+    torch.set_num_threads(config.runtime.threads or fair_threads(world.place, world.layout))
     if device_for(config.runtime.device, world.place.local_rank).type != "cpu":
         raise UserError("runtime.device: only CPUs are profiled, set runtime.device=cpu")
     layout = world.layout
@@ -111,7 +111,3 @@ def _edge(pair: Pair) -> EdgeSpeed:
 def _meet(world: World, where: str) -> None:
     """Nobody goes on before all are here."""
     world.sum_over_ranks(f"profile/met/{where}", torch.zeros(1, dtype=torch.int64))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
