@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from splitcom_dist.aggregate.ranks import Ranks
@@ -39,9 +38,9 @@ def end_of_client(
     """`start` (n,) is the adapter before training; `shared` averages its end, blocks that servers train too."""
     how, world = context.config.fed.rank_aggregation, context.world
     if how == "svd":
-        return FactorSpoke(_group(context), world.layout, world.rank, ranks)
+        return FactorSpoke(_ring(context).group, world.layout, world.rank, ranks)
     if merged is not None:
-        return MergingClient(StackSpoke(_group(context), world.layout, world.rank, ranks), merged)
+        return MergingClient(StackSpoke(_ring(context).group, world.layout, world.rank, ranks), merged)
     held = 0 if shared is None else context.cuts.deepest_of(world.layout.clients_of(world.rank))
     alone = len(start) - (shared.elements(held - context.cuts.shallowest) if shared else 0)
     return SumOfClients(_sum(context, start[:alone]), len(start), alone, shared, context.cuts)
@@ -52,9 +51,9 @@ def end_of_aggregator(
 ) -> AggregatorEnd:
     """As the clients' ends; `start` (n,) has all shared blocks."""
     if context.config.fed.rank_aggregation == "svd":
-        return FactorHub(_group(context), context.world.layout, ranks)
+        return FactorHub(_ring(context).group, context.world.layout, ranks)
     if merged is not None:
-        return MergingAggregator(StackHub(_group(context), context.world.layout, ranks), merged)
+        return MergingAggregator(StackHub(_ring(context).group, context.world.layout, ranks), merged)
     alone = len(start) - (shared.elements(len(context.cuts.shared)) if shared else 0)
     return SumAtAggregator(_sum(context, start[:alone]), shared)
 
@@ -142,7 +141,7 @@ def _sum(context: Context, start: Tensor) -> Averaging:
     return make_averaging(context.config.fed.adapter_quantizer, start, context.world.circle)
 
 
-def _group(context: Context) -> dist.ProcessGroup:
+def _ring(context: Context) -> Ring:
     ring = context.world.circle
     assert isinstance(ring, Ring)  # the configuration is checked: a tolerant run only sums
-    return ring.group
+    return ring
