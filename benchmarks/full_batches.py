@@ -39,5 +39,4 @@ def model_folder(shape: str, scratch: Path) -> str:
     if shape == "tiny":
         return shape
     torch.manual_seed(SEED)
-    folder = scratch / shape
-    return str(folder if folder.is_dir() else save(shape, folder))
+    return str(save(shape, scratch / shape))

@@ -109,7 +109,9 @@ def extension_of(name: str) -> list[str]:
 
 
 def save(name: str, folder: Path) -> Path:
-    """A model of this shape, with random weights and the embedded model's tokenizer."""
+    """A model of this shape, with random weights and the embedded model's tokenizer, unless it is there already."""
+    if folder.is_dir():
+        return folder
     config = MODELS[name]()
     config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
