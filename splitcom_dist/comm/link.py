@@ -56,7 +56,7 @@ class Edge:
         self.peer = peer
         self.waited = 0.0  # seconds spent waiting for the peer's packets
         self.sending = 0.0  # seconds until its packets were taken: the peer may have been busy with others
-        self.arriving = 0.0  # of `waited`, for the rest of packets that had begun to come: the link's own time
+        self.arriving = 0.0  # seconds until the rest of packets that had begun to come was here: the link's own time
         self.ahead = False  # whether packets cross while this rank computes
         self._given = transport
         self._devices = devices
