@@ -27,9 +27,13 @@ def checksum(payload: Tensor) -> int:
     return int(to_host(_upper((words * weights(len(words), payload.device)).sum())))
 
 
-def host_checksum(data: memoryview | bytes, before: int = 0) -> int:
-    """Of bytes in host memory, below 2^32; `before` is the checksum of what stands in front of them."""
-    return xxhash.xxh3_64_intdigest(data, before) & MASK
+def host_checksum(*parts: memoryview | bytes, before: int = 0) -> int:
+    """Of bytes in host memory, one part after the other, below 2^32; `before` is the checksum of what stands in front
+    of them."""
+    hashed = xxhash.xxh3_64(seed=before)
+    for part in parts:
+        hashed.update(part)
+    return hashed.intdigest() & MASK
 
 
 def row_checksums(scales: Tensor, symbols: Tensor, lengths: Sequence[int]) -> list[int]:

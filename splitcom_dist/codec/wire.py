@@ -7,6 +7,7 @@ point, and every length against what the configuration allows. Only then does it
 """
 
 import struct
+import sys
 import zlib
 from dataclasses import dataclass, fields, replace
 
@@ -94,21 +95,40 @@ class Expected:
 
 
 def pack(header: Header, sections: dict[str, Tensor], payload: Tensor | None = None) -> Tensor:
-    """Header and sections, which lie in host memory, as one uint8 vector; the only allocation is the vector itself.
+    """Header and sections, which lie in host memory, as one uint8 vector.
 
     With a `payload`, scales and symbols as `join_payload` has put them, these two stay out of it.
+    """
+    (packet,) = in_messages(header, sections, sys.maxsize, payload)
+    return packet
+
+
+def in_messages(
+    header: Header, sections: dict[str, Tensor], first: int, payload: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """As `pack`, in one vector of at most `first` bytes and a second with the rest, if any.
+
+    A rest that belongs to one section is a view of it: of a packet whose symbols are all that is large, little is
+    copied.
     """
     parts = [sections.get(name, _NOTHING).reshape(-1) for name in SECTIONS]
     sizes, of_payload = tuple(len(part) for part in parts), 0
     if payload is not None:
         parts, of_payload = parts[: -len(PAYLOAD)], checksum(payload)
         header = replace(header, flags=header.flags | APART)
-    packet = torch.empty(HEADER.size + sum(map(len, parts)), dtype=torch.uint8)
-    torch.cat(parts, out=packet[HEADER.size :])
-    body_checksum = host_checksum(packet[HEADER.size :].numpy().data, of_payload)
+    parts = [part for part in parts if len(part)]
+    body_checksum = host_checksum(*(part.numpy().data for part in parts), before=of_payload)
     header = replace(header, section_bytes=sizes, body_checksum=body_checksum)
-    packet[: HEADER.size] = torch.frombuffer(bytearray(_header_bytes(header)), dtype=torch.uint8)
-    return packet
+    front = torch.empty(min(first, HEADER.size + sum(map(len, parts))), dtype=torch.uint8)
+    front[: HEADER.size] = torch.frombuffer(bytearray(_header_bytes(header)), dtype=torch.uint8)
+    filled, rest = HEADER.size, []
+    for part in parts:
+        fits = min(len(part), len(front) - filled)
+        front[filled : filled + fits] = part[:fits]
+        filled += fits
+        if fits < len(part):
+            rest.append(part[fits:])
+    return (front, *rest) if len(rest) < 2 else (front, torch.cat(rest))
 
 
 def join_payload(sections: dict[str, Tensor]) -> Tensor:
@@ -142,7 +162,8 @@ def parse_body(header: Header, body: Tensor, expected: Expected, payload: Tensor
     whole = len(body) + (0 if payload is None else len(payload))
     if whole != header.body_bytes or (payload is not None and len(payload) != header.apart_bytes):
         raise expected.error("body", f"{whole} bytes, {header.body_bytes} expected")
-    if host_checksum(body.numpy().data, 0 if payload is None else checksum(payload)) != header.body_checksum:
+    of_payload = 0 if payload is None else checksum(payload)
+    if host_checksum(body.numpy().data, before=of_payload) != header.body_checksum:
         raise expected.error("body_checksum", "the body is not what was sent")
     sizes, behind = list(header.section_bytes), len(PAYLOAD)
     if payload is None:

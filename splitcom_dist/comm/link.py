@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.wire import HEADER, Expected, Header, join_payload, pack, parse_body, parse_header
+from splitcom_dist.codec.wire import HEADER, Expected, Header, in_messages, join_payload, parse_body, parse_header
 from splitcom_dist.comm.failures import naming
 from splitcom_dist.comm.inbox import Inbox
 from splitcom_dist.links import LINKS
@@ -81,19 +81,20 @@ class Edge:
     def send(self, header: Header, sections: dict[str, Tensor], *, apart: bool = False) -> int:
         """Send one packet, its payload `apart` if it is on a device; returns its size on the wire in bytes."""
         payload = join_payload(sections) if apart else None
-        packet = pack(header, sections, payload)
+        messages = in_messages(header, sections, SLOT, payload)
         what, started = f"{LINKS[header.link]}, step {header.step}", time.perf_counter()
         with self._naming(what):
-            for message in (packet[:SLOT], packet[SLOT:]):
-                if len(message) and self.ahead:
-                    self._under_way.append((what, message, self._transport.post_send(message)))
-                elif len(message):
-                    self._transport.send(message)
+            posted = [(what, message, self._transport.post_send(message)) for message in messages]
+            if self.ahead:
+                self._under_way += posted
+            else:
+                for _, _, pending in posted:
+                    pending.wait()
             if payload is not None and len(payload):
                 assert self._devices is not None
                 self._devices.send(payload)
         self.sending += time.perf_counter() - started
-        return len(packet) + (0 if payload is None else len(payload))
+        return sum(map(len, messages)) + (0 if payload is None else len(payload))
 
     def settle(self) -> None:
         """Wait until the peer has taken all that was sent, and run ahead no longer. Raises PeerLost."""

@@ -65,7 +65,8 @@ def test_a_samples_checksum_hangs_on_its_own_rows_alone(scale_bytes: int, symbol
 def test_a_host_checksum_is_the_lower_half_of_xxh3_seeded_with_what_stands_before() -> None:
     assert host_checksum(b"") == 0x2D06800538D394C2 % 2**32  # XXH3's own test vector
     data = bytes(range(200))
-    known = {host_checksum(data), host_checksum(data, 1), host_checksum(data[:-1]), host_checksum(b"\0" + data)}
+    known = {host_checksum(data), host_checksum(data, before=1), host_checksum(data[:-1]), host_checksum(b"\0" + data)}
     assert len(known) == 4 and max(known) < 2**32
+    assert host_checksum(data[:7], b"", data[7:], before=1) == host_checksum(data, before=1)
     flipped = {host_checksum(bytes([*data[:place], data[place] ^ 1, *data[place + 1 :]])) for place in range(200)}
     assert len(flipped | known) == 204

@@ -176,3 +176,19 @@ def test_absence_is_a_header_alone_and_only_where_it_may_be_told() -> None:
         packet = wire.pack(Header(link=0, step=5, client=1, samples=samples, flags=ABSENT), sections)
         with pytest.raises(WireError, match="flags: 4 says that there is no batch, but there is one"):
             wire.parse_header(packet, allowed)
+
+
+@given(first=st.integers(HEADER.size, HEADER.size + 120), sizes=st.lists(st.integers(0, 40), min_size=6, max_size=6))
+def test_in_messages_a_packet_is_the_same_and_a_rest_of_one_section_is_not_copied(first: int, sizes: list[int]) -> None:
+    sections = {
+        name: torch.arange(100 * place, 100 * place + size).to(torch.uint8)
+        for place, (name, size) in enumerate(zip(SECTIONS, sizes, strict=True))
+    }
+    header = Header(link=0, step=5, client=1)
+    whole, messages = wire.pack(header, sections), wire.in_messages(header, sections, first)
+    assert torch.equal(torch.cat(messages), whole)
+    assert len(messages[0]) == min(first, len(whole)) and len(messages) == (1 if len(whole) <= first else 2)
+    behind = len(whole) - first
+    if 0 < behind <= sizes[-1]:
+        last = sections[SECTIONS[-1]]
+        assert messages[1].data_ptr() == last.data_ptr() + len(last) - behind

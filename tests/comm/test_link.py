@@ -178,6 +178,7 @@ def test_packets_that_come_ahead_are_kept_until_they_are_read(sizes: list[int]) 
     bodies = [torch.randint(0, 256, (size,), dtype=torch.uint8) for size in sizes]
     for step, body in enumerate(bodies):
         left.send(Header(0, step, 0), {"symbols": body})
+    assert wire.waited == 0
     for step, size in enumerate(sizes):
         right.expect(expecting(size, step))
     arrived = [right.receive(expecting(size, step)) for step, size in enumerate(sizes)]
@@ -185,13 +186,13 @@ def test_packets_that_come_ahead_are_kept_until_they_are_read(sizes: list[int]) 
         assert (header.step, received) == (step, HEADER.size + sizes[step])
         assert torch.equal(sections["symbols"], bodies[step])
     left.settle()
-    assert wire.waited == sum(1 if size + HEADER.size <= SLOT else 2 for size in sizes)
+    messages = sum(1 if size + HEADER.size <= SLOT else 2 for size in sizes)
+    assert wire.waited == messages
     left.send(Header(0, len(sizes), 0), {})
+    assert wire.waited == messages + 1, "it runs ahead no longer"
     right.settle()
     right.receive(expecting(0, len(sizes)))
-    left.settle()
     right.close()
-    assert wire.waited == sum(1 if size + HEADER.size <= SLOT else 2 for size in sizes), "it runs ahead no longer"
 
 
 def test_what_comes_ahead_is_checked_too_and_refused_where_it_is_read() -> None:
@@ -213,10 +214,13 @@ def test_a_lost_peer_is_named_with_what_was_under_way(text: str, reason: str) ->
         peer = 1
 
         def send(self, message: Tensor) -> None:
-            raise RuntimeError(f"[pair.cc:553] {text} [127.0.0.1]:25306")
-
-        def post_send(self, message: Tensor) -> Departure:
             raise AssertionError
+
+        def post_send(self, message: Tensor) -> "Broken":
+            return self
+
+        def wait(self) -> None:
+            raise RuntimeError(f"[pair.cc:553] {text} [127.0.0.1]:25306")
 
         def post_receive(self, buffer: Tensor) -> Arrival:
             raise AssertionError

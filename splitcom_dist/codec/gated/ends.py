@@ -66,7 +66,7 @@ class GatedEnd:
         for length in lengths:
             stop = start + length
             of_scales = host_checksum(scale_view[start * scale_bytes : stop * scale_bytes])
-            sums.append(host_checksum(symbol_view[start * symbol_bytes : stop * symbol_bytes], of_scales))
+            sums.append(host_checksum(symbol_view[start * symbol_bytes : stop * symbol_bytes], before=of_scales))
             start = stop
         return sums
 
