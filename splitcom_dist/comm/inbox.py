@@ -19,9 +19,11 @@ T = TypeVar("T")
 class Inbox(Generic[T]):
     """`take` receives one packet; what it raises is raised where that packet is opened, and for all behind it."""
 
-    def __init__(self, take: Callable[[Expected], T], name: str) -> None:
+    def __init__(self, take: Callable[[Expected], T], name: str, bell: threading.Event | None = None) -> None:
+        """`bell` is rung whenever there is something to open."""
         self.due = 0  # asked for, not yet opened
         self._take = take
+        self._bell = bell
         self._asked: SimpleQueue[Expected | None] = SimpleQueue()
         self._arrived: SimpleQueue[T | Exception] = SimpleQueue()
         self._thread = threading.Thread(target=self._receive, name=name, daemon=True)
@@ -31,6 +33,11 @@ class Inbox(Generic[T]):
         """Receive a packet behind those that were asked for before."""
         self.due += 1
         self._asked.put(expected)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether `open` would not wait."""
+        return not self._arrived.empty()
 
     def open(self) -> T:
         """The first packet that was asked for and not opened yet, once it is here."""
@@ -50,7 +57,9 @@ class Inbox(Generic[T]):
         failure: Exception | None = None
         while (expected := self._asked.get()) is not None:
             try:
-                self._arrived.put(failure or self._take(expected))
+                arrived: T | Exception = failure or self._take(expected)
             except Exception as error:
-                failure = error
-                self._arrived.put(error)
+                arrived = failure = error
+            self._arrived.put(arrived)
+            if self._bell is not None:
+                self._bell.set()

@@ -6,6 +6,7 @@ device comes last, from device to device; only then does the receiver open a buf
 all this while its rank computes: sends are posted and waited for at the end of a step, an inbox receives.
 """
 
+import threading
 import time
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -58,6 +59,7 @@ class Edge:
         self.sending = 0.0  # seconds until its packets were taken: the peer may have been busy with others
         self.arriving = 0.0  # seconds until the rest of packets that had begun to come was here: the link's own time
         self.ahead = False  # whether packets cross while this rank computes
+        self.bell: threading.Event | None = None  # rung when a packet has come ahead
         self._given = transport
         self._devices = devices
         self._slot = torch.empty(SLOT, dtype=torch.uint8)
@@ -120,8 +122,13 @@ class Edge:
             self.post()
             return
         if self._inbox is None:
-            self._inbox = Inbox(self._take_whole, f"from {self.peer}")
+            self._inbox = Inbox(self._take_whole, f"from {self.peer}", self.bell)
         self._inbox.ask(expected)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether a packet that was expected ahead is here, or will never be."""
+        return self._inbox is not None and self._inbox.has_arrived
 
     def post(self) -> None:
         """Open the slot for the peer's next packet, so that it can arrive while this rank computes. Raises PeerLost."""

@@ -34,15 +34,26 @@ def check_federation(config: Config) -> None:
             f"{config.roles.client_ranks}: a server without a client rank would serve nobody; raise roles.client_ranks "
             "or lower roles.server_ranks"
         )
-    if config.roles.server_batching == "merged":
-        for key, least in (("model.tail_layers", 0), ("roles.server_shards", 1)):
-            if lookup(config, key) != least:
-                raise UserError(
-                    f"roles.server_batching=merged: only whole servers of the standard shape merge; set {key}={least} "
-                    "or roles.server_batching=sequential"
-                )
+    _check_batching(config)
     _check_ranks(config)
     _check_pace(config)
+
+
+def _check_batching(config: Config) -> None:
+    batching = config.roles.server_batching
+    if batching == "sequential":
+        return
+    for key, least in (("model.tail_layers", 0), ("roles.server_shards", 1)):
+        if lookup(config, key) != least:
+            raise UserError(
+                f"roles.server_batching={batching}: only whole servers of the standard shape merge; set {key}={least} "
+                "or roles.server_batching=sequential"
+            )
+    if batching == "arrival" and config.transport == "nccl":
+        raise UserError(
+            "roles.server_batching=arrival: transport=nccl has one transfer under way at a time; set transport=gloo or "
+            "roles.server_batching=merged"
+        )
 
 
 def _check_cuts(config: Config) -> None:

@@ -51,8 +51,10 @@ class RolesConfig:
     server_ranks: int = 1  # client rank c has server c mod server_ranks; the aggregator is one rank more
     server_shards: int = 1  # ranks of each server: they share the frozen weights of its body (FSDP2) and its batches
     # sequential: a server takes its clients one after another, and others compute meanwhile; merged: those of a wave,
-    # one of each client rank, in one pass of the body, which each enters at its cut
+    # one of each client rank, in one pass of the body, which each enters at its cut; arrival: those of a wave that have
+    # come, in one pass, then those that have come meanwhile. Who comes first is chance: the bits are not the same again
     server_batching: str = "sequential"
+    batching_window: float = 0.0  # arrival: seconds that who has come may be kept waiting for others
     # none: a client's next micro-batch goes up when the gradient of the last has come; full: all go up at once, and are
     # received and sent while ranks compute; auto: by what steps of either kind take at the start. The same adapters
     overlap: str = "auto"

@@ -12,7 +12,9 @@ def check_planned(config: Config) -> None:
     if config.roles.server_shards > 1:
         raise UserError("roles.server_shards: only whole servers are planned, set roles.server_shards=1")
     if config.roles.server_batching != "sequential":
-        raise UserError("roles.server_batching: merged waves are not planned, set roles.server_batching=sequential")
+        raise UserError(
+            "roles.server_batching: only one client after another is planned, set roles.server_batching=sequential"
+        )
     if config.fed.participation < 1:
         raise UserError("fed.participation: rounds of some clients are not planned, set fed.participation=1")
     if config.rest.policy != "never":

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.attendance import Mode
+from splitcom_dist.comm.arrivals import Arrivals
 from splitcom_dist.comm.gradients import StepTotals, sum_gradients
 from splitcom_dist.comm.reduce import make_sending
 from splitcom_dist.cuts.measured import Measured, Measures
@@ -59,6 +60,8 @@ class ServerRole(ABC):
         self.shared = shared
         self.measures = Measures()
         self.overlap = Overlap(context)
+        roles = context.config.roles
+        self.arrivals = Arrivals(roles.batching_window) if roles.server_batching == "arrival" else None
         self.absent: set[int] = set()  # clients that have no batch for this step
         self.deep = without(self.parameters, shared.parameters if shared else [])
         self.sending = make_sending(context.config.fed.adapter_quantizer, flatten(self.deep))
@@ -116,7 +119,9 @@ class ServerRole(ABC):
         for numbers in self.context.schedule.waves(step, self.context.world.rank):
             wave = self.clients.present([number for number in numbers if self.service.serves(self.rank_of(number))])
             for client in wave:
-                client.edge.ahead = ahead
+                client.edge.ahead = ahead or self.arrivals is not None
+                if self.arrivals is not None:
+                    self.arrivals.attend(client.edge)
             count = max((self.context.schedule.micro_batches_of(number, step) for number in numbers), default=0)
             for together in groups(count, ahead):
                 for client, _ in () if self.opens(step) else self.due(wave, together, together.start, step):

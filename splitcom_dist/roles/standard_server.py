@@ -1,8 +1,8 @@
 """The server of the standard shape: all deep blocks and the LM head; labels cross once a sample and are cached."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -41,12 +41,35 @@ class StandardServerRole(ServerRole):
         turns = []
         for number in together:
             due = self.due(wave, together, number, step)
-            if self.context.config.roles.server_batching == "merged":
-                turns += self.serve_together(due, step)
-                continue
-            for client, place in due:
-                with self.service.tolerating(self.rank_of(client.number)):
-                    turns.append(self.serve_one(client, place, step))
+            match self.context.config.roles.server_batching:
+                case "merged":
+                    turns += self.serve_together(due, step)
+                case "arrival":
+                    turns += self.serve_as_they_come(list(due), step)
+                case _:
+                    turns += self.serve_in_turn(due, step)
+        return turns
+
+    def serve_in_turn(self, due: Iterable[tuple[ServedClient, Place]], step: int) -> list[Turn]:
+        """One micro-batch of each client, one after the other."""
+        turns = []
+        for client, place in due:
+            with self.service.tolerating(self.rank_of(client.number)):
+                turns.append(self.serve_one(client, place, step))
+        return turns
+
+    def serve_as_they_come(self, due: Sequence[tuple[ServedClient, Place]], step: int) -> list[Turn]:
+        """One micro-batch of each client: those that have come in one pass of the body, then those since."""
+        assert self.arrivals is not None
+        if self.opens(step):
+            return self.serve_together(due, step)
+        turns: list[Turn] = []
+        while due:
+            started = time.perf_counter()
+            here = self.arrivals.wait([client.edge for client, _ in due])
+            waited = time.perf_counter() - started
+            turns += self.serve_together([each for each in due if each[0].edge in here], step, waited)
+            due = [each for each in due if each[0].edge not in here]
         return turns
 
     def serve_one(self, client: ServedClient, place: Place, step: int) -> Turn:
@@ -58,14 +81,16 @@ class StandardServerRole(ServerRole):
         learnt = self.body.forward_backward(arrival.batch, self.context.head_trains(step), step, cut_layer)
         return self.answer(arrival, *learnt, step, time.perf_counter() - begun)
 
-    def serve_together(self, due: Iterable[tuple[ServedClient, Place]], step: int) -> list[Turn]:
-        """One micro-batch of each client in one pass of the body, once all have come."""
+    def serve_together(self, due: Iterable[tuple[ServedClient, Place]], step: int, waited: float = 0.0) -> list[Turn]:
+        """One micro-batch of each client in one pass of the body, once all have come; the first of them has been
+        waited for so many seconds already."""
         assert isinstance(self.body, WholeBody)
         turns: list[Turn] = []
         arrivals: list[Arrival] = []
         for client, place in due:
             with self.service.tolerating(self.rank_of(client.number)):
                 arrival = self.take(client, place, step)
+                arrival, waited = replace(arrival, waited=arrival.waited + waited), 0.0
                 (arrivals if isinstance(arrival, Arrival) else turns).append(arrival)  # type: ignore[arg-type]
         if not arrivals:
             return turns

@@ -58,7 +58,7 @@ def test_a_preset_name_replaces_the_group() -> None:
         ("fed.cut_layers=[1,2,0]", "a cut at 0: every client has at least 1 block"),
         ("fed.cut_layers=2", "fed.cut_layers"),
         ("fed.cuts.policy=splitft", "say with fed.cuts.deepest how many blocks a client may train at most"),
-        ("roles.server_batching=all", "roles.server_batching=all: choose one of sequential, merged"),
+        ("roles.server_batching=all", "roles.server_batching=all: choose one of sequential, merged, arrival"),
         ("fed.cuts.policy=fastest", "fed.cuts.policy=fastest: choose one of static, balance_time, splitft"),
         ("fed.speed.dist=list", "fed.speed.values: 0 speeds for fed.clients=3; give one for each"),
         ("fed.speed.values=[1,2]", "fed.speed.values=2.0: a speed is above 0 and at most 1"),
@@ -122,10 +122,16 @@ def test_cuts_that_move_begin_within_their_bounds(bounds: str, message: str) -> 
         load_config([], ["fed.cuts.policy=balance_time", *bounds.split()])
 
 
+@pytest.mark.parametrize("batching", ["merged", "arrival"])
 @pytest.mark.parametrize("override", ["model.tail_layers=1", "roles.server_shards=2"])
-def test_what_cannot_be_merged_is_refused(override: str) -> None:
+def test_what_cannot_be_merged_is_refused(override: str, batching: str) -> None:
     with pytest.raises(UserError, match=r"or roles\.server_batching=sequential"):
-        load_config([], ["roles.server_batching=merged", override])
+        load_config([], [f"roles.server_batching={batching}", override])
+
+
+def test_nobody_is_served_as_he_comes_over_nccl() -> None:
+    with pytest.raises(UserError, match="transport=nccl has one transfer under way at a time; set transport=gloo"):
+        load_config([], ["roles.server_batching=arrival", "transport=nccl", "runtime.device=cuda"])
 
 
 @pytest.mark.parametrize("overrides", [["shape=u_shape", "lora.dropout=0.1"], ["transport=nccl"]])

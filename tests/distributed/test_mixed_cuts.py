@@ -24,11 +24,18 @@ SHAPES: dict[str, tuple[int, list[str]]] = {  # by name, tail layers and what el
     "two servers": (0, ["fed.cut_layers=[3,2,1]", "roles.server_ranks=2"]),
     "parked": (0, ["fed.cut_layers=[2,3,1]", "roles.client_ranks=1", "fed.resident=1"]),
     "merged": (0, ["fed.cut_layers=[3,1,2]", "roles.server_batching=merged"]),
+    "arrival": (0, ["fed.cut_layers=[3,1,2]", "roles.server_batching=arrival", "roles.batching_window=0.05"]),
     "merged, two servers": (0, ["fed.cut_layers=[2,2,1]", "roles.server_batching=merged", "roles.server_ranks=2"]),
     "u_shape": (1, ["fed.cut_layers=[1,1,2]", "roles.client_ranks=2"]),
     "u_shape, two servers": (1, ["fed.cut_layers=[2,1,1]", "roles.server_ranks=2"]),
 }
-FAST = ("gpt2", "three ranks"), ("llama", "two depths on a rank"), ("llama", "u_shape"), ("gpt2", "merged")
+FAST = (
+    ("gpt2", "three ranks"),
+    ("llama", "two depths on a rank"),
+    ("llama", "u_shape"),
+    ("gpt2", "merged"),
+    ("llama", "arrival"),
+)
 
 
 def run(out: Path, settings: list[str]) -> None:

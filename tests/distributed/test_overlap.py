@@ -92,11 +92,19 @@ def test_the_first_steps_decide_and_the_bits_are_the_same(model_folders: dict[st
     assert told["text"].split(b":")[0] in (b"full", b"none") and told["step"] == 11
 
 
-@pytest.mark.parametrize("tail", [0, pytest.param(1, marks=pytest.mark.long)], ids=["standard", "u_shape"])
+@pytest.mark.parametrize(
+    ("tail", "extra"),
+    [
+        (0, []),
+        pytest.param(0, ["roles.server_batching=arrival"], marks=pytest.mark.long),
+        pytest.param(1, [], marks=pytest.mark.long),
+    ],
+    ids=["standard", "as they come", "u_shape"],
+)
 def test_micro_batches_are_one_step_of_the_whole_batch(
-    tail: int, model_folders: dict[str, Path], tmp_path: Path
+    tail: int, extra: list[str], model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    overrides = settings(model_folders["llama"], 2, 1, "sgd", tail)
+    overrides = [*settings(model_folders["llama"], 2, 1, "sgd", tail), *extra]
     outcome = run_command(["train", *overrides, *overlapped("full"), "--out", str(tmp_path / "run")])
     assert outcome.code == 0, outcome.stderr
     assert_same_run(tmp_path / "run", load_config([], overrides))

@@ -14,6 +14,7 @@ from test_resume import at_step, check_same
 from test_runs import check_books, train
 
 from splitcom_dist.codec.wire import HEADER
+from splitcom_dist.links import LINKS
 from splitcom_dist.roles import client as client_module
 from splitcom_dist.roles import pace
 from splitcom_dist.telemetry.hdf5 import read
@@ -81,6 +82,20 @@ def test_waiting_for_a_slow_client_changes_nothing_but_time(model_folders: dict[
         assert told == [b"client 2 computes at 0.1000 of its rank's"]
 
 
+@pytest.mark.parametrize("batching", ["arrival", pytest.param("sequential", marks=pytest.mark.long)])
+def test_who_comes_first_is_served_first(batching: str, model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """The slow client is the first in the order of numbers, for which the others wait only where they are taken so."""
+    slow = [*THREE, "fed.speed.dist=list", "fed.speed.values=[0.1,1,1]", f"roles.server_batching={batching}"]
+    outcome = train(model_folders["gpt2"], tmp_path / "run", "codec=none", *slow, before=weigh_heads)
+    assert outcome.code == 0, outcome.stderr
+    check_books(tmp_path / "run")
+    answers = read(tmp_path / "run" / "telemetry" / "rank_00003.h5", "traffic")
+    answers = answers[(answers["link"] == LINKS.index("down_gradient")) & (answers["side"] == 0)]
+    orders = [answers["client"][answers["step"] == step].tolist() for step in np.unique(answers["step"])]
+    assert [len(order) for order in orders] == [3, 3, 3, 3, 2] * 3
+    assert {order[-1 if batching == "arrival" else 0] for order in orders} == {0}
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -88,6 +103,7 @@ def test_waiting_for_a_slow_client_changes_nothing_but_time(model_folders: dict[
         pytest.param(["codec=video", "shape=u_shape"], marks=pytest.mark.long),
         pytest.param(["codec=video", "roles.server_ranks=2", "fed.adapter_quantizer=int8"], marks=pytest.mark.long),
         pytest.param(["codec=frozen"], marks=pytest.mark.long),
+        pytest.param(["codec=int8", "roles.server_batching=arrival"], marks=pytest.mark.long),
         pytest.param(["codec=splitcom_all", "shape=u_shape", "roles.server_ranks=3"], marks=pytest.mark.long),
     ],
     ids=lambda settings: "-".join(setting.partition("=")[2] for setting in settings),
