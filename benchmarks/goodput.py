@@ -4,7 +4,7 @@
 
 Two processes on this machine, over loopback. `tcp` is sendall and recv_into of the payload; `gloo` is one send and a
 posted receive of torch.distributed's Gloo a payload, what our packets travel on; `packet` is `Edge.send` and
-`Edge.receive`: header, copy into one message, checksum, both messages over Gloo, and every check of the receiver. A
+`Edge.receive`: header, checksum, both messages over Gloo, and every check of the receiver. A
 burst of payloads is timed from the first send to the receiver's word that the last is there, after one that is not; a
 round times the three one after the other. Printed are medians over rounds, and the median of a round's ratios. `pack`
 and `parse` are the CPU time that a packet of this size takes at its two ends without any transport. Writes
@@ -26,9 +26,9 @@ import torch.distributed as dist
 from machine import machine
 from torch import Tensor
 
-from splitcom_dist.codec.wire import HEADER, Expected, Header, pack, parse_body, parse_header
+from splitcom_dist.codec.wire import HEADER, Expected, Header, in_messages, pack, parse_body, parse_header
 from splitcom_dist.comm.gloo_p2p import GlooPair
-from splitcom_dist.comm.link import Edge
+from splitcom_dist.comm.link import SLOT, Edge
 
 RESULTS = Path(__file__).parent / "results" / "goodput.md"
 SIZES = {
@@ -147,10 +147,11 @@ def row(name: str, count: int, ends: Ends, rounds: int) -> str:
 def ends_alone(payload: Tensor, rounds: int) -> tuple[float, float]:
     """Seconds of CPU to make a packet of this payload, and to check it."""
     packet, allowed = pack(HEAD, {"symbols": payload}), expected(len(payload))
+    sections = {"symbols": payload}
     times: list[tuple[float, float]] = []
     for _ in range(max(9, rounds)):
         started = time.thread_time()
-        packet = pack(HEAD, {"symbols": payload})
+        in_messages(HEAD, sections, SLOT)
         packed = time.thread_time()
         parse_body(parse_header(packet, allowed), packet[HEADER.size :], allowed)
         times.append((packed - started, time.thread_time() - packed))

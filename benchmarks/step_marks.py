@@ -59,13 +59,18 @@ def noting_steps(folder: Path) -> None:
 
 
 def marked_run(
-    overrides: Sequence[str], scratch: Path, environment: Mapping[str, str] | None = None
+    overrides: Sequence[str],
+    scratch: Path,
+    environment: Mapping[str, str] | None = None,
+    extensions: Sequence[Path] = (),
 ) -> tuple[float, dict[int, list[Mark]]]:
-    """Train in `scratch`/run; when the command was started, and what each rank noted. SystemExit if it fails."""
+    """Train in `scratch`/run, with more extensions; when the command was started, and what each rank noted. SystemExit
+    if it fails."""
     marks = scratch / "marks"
     marks.mkdir(parents=True)
     command = [sys.executable, "-m", "splitcom_dist", "train", *overrides, "telemetry.progress=false"]
-    command += [f"extensions=[{Path(__file__).resolve()}]", "--out", str(scratch / "run")]
+    files = ",".join(map(str, [Path(__file__).resolve(), *extensions]))
+    command += [f"extensions=[{files}]", "--out", str(scratch / "run")]
     started = time.time()
     # In ROOT, so that a copy of the repository trains with its own package, whichever is installed.
     done = subprocess.run(

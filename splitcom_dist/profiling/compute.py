@@ -17,7 +17,8 @@ from torch.nn import functional
 from splitcom_dist.codec.ends import make_decoder, make_encoder
 from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import Header, pack
+from splitcom_dist.codec.wire import Header, in_messages
+from splitcom_dist.comm.link import SLOT
 from splitcom_dist.config.files import load_config
 from splitcom_dist.config.schema import Config
 from splitcom_dist.models.lora import adapter_parameters, attach_lora
@@ -102,7 +103,7 @@ def measure_codec(config: Config, source: ModelSource, name: str, samples: int, 
         rows = torch.randn(tokens, width).to(dtype)
         started = time.perf_counter()
         sections = encoder.encode(rows, visit).sections
-        pack(Header(0, 0, 0), sections)
+        in_messages(Header(0, 0, 0), sections, SLOT)
         encoded = time.perf_counter()
         decoder.decode(sections, visit)
         encoding.append(encoded - started)
