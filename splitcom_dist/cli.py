@@ -31,9 +31,10 @@ from splitcom_dist.telemetry.repair_command import log_repair
 from splitcom_dist.watch.command import add_arguments as add_watch_arguments
 from splitcom_dist.watch.command import watch
 
-# A client and its server take turns on the same cores. OpenMP's threads spin for milliseconds after their work is
-# done, which takes the cores from the other side: 9 % of a whole run (benchmarks/throughput.py). torch reads it once.
-SPINS = {"GOMP_SPINCOUNT": "2000"}
+# A client and its server take turns on the same cores. As libgomp has it, OpenMP's threads spin for milliseconds after
+# their work is done, which takes the cores from the other side; hardly at all, and they fall asleep between two
+# operators. Read once, when torch is loaded.
+SPINS = {"GOMP_SPINCOUNT": "10000"}
 
 # Whoever asks CUDA for its devices in the process that forks the ranks takes them from those; NVML can be asked.
 ASKS_NVML = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}

@@ -15,6 +15,7 @@ from splitcom_dist.config.schema import Config
 from splitcom_dist.cuts.layers import client_cuts
 from splitcom_dist.devices import device_for, sharing, take
 from splitcom_dist.errors import PeerLost, RunOver, SplitcomError, Stopped, UserError
+from splitcom_dist.heap import keep_freed_memory
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.models.split import check_cuts
@@ -98,6 +99,7 @@ def _report(error: Exception, world: World) -> int:
 
 
 def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -> None:
+    keep_freed_memory()
     torch.set_num_threads(config.runtime.threads or fair_threads(world.place, world.layout))
     torch.manual_seed(config.train.seed + world.rank)  # dropout differs between ranks
     device = device_for(config.runtime.device, world.place.local_rank)
