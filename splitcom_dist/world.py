@@ -9,12 +9,15 @@ import torch.distributed as dist
 from splitcom_dist.assembly import Assembly
 from splitcom_dist.comm.circle import Circle, Ring
 from splitcom_dist.comm.failures import naming
+from splitcom_dist.comm.gloo_p2p import GlooPair
 from splitcom_dist.comm.groups import Groups
 from splitcom_dist.comm.link import Transport
 from splitcom_dist.comm.mpi_p2p import MpiCommunicator, available, check_launcher
 from splitcom_dist.comm.nccl_p2p import NcclTransport, check_devices, connect
 from splitcom_dist.comm.shaped import Link, ShapedTransport, hold
 from splitcom_dist.comm.star import Hub, Spoke
+from splitcom_dist.comm.tcp_meeting import address_towards
+from splitcom_dist.comm.tcp_p2p import TcpPair
 from splitcom_dist.config.schema import LinkConfig
 from splitcom_dist.devices import identity
 from splitcom_dist.errors import UserError
@@ -40,7 +43,8 @@ class World(Assembly):
         self._link = link or LinkConfig()
         self._up, self._down = self._links()
         super().__init__(place, layout, timeout_seconds, tolerant)
-        self.groups = Groups(self._store, self.rank, layout, timeout_seconds, tolerant)
+        meet = partial(TcpPair, host=self._own_address()) if transport == "tcp" else GlooPair
+        self.groups = Groups(self._store, self.rank, layout, timeout_seconds, tolerant, meet)
         try:
             if not self.comes_back:
                 self.groups.join()
@@ -48,6 +52,15 @@ class World(Assembly):
             raise self.cannot_meet(error) from None
         self._mpi = self._join_mpi() if transport == "mpi" else None
         self._device_transports: dict[int, NcclTransport] = {}  # by client rank
+
+    def _own_address(self) -> str:
+        try:
+            return address_towards(*self.meeting)
+        except OSError as error:
+            raise UserError(
+                f"transport=tcp: no address of this host for the way to {self.meeting[0]} ({error}); export "
+                "GLOO_SOCKET_IFNAME, the interface of the network that joins the ranks, or set transport=gloo"
+            ) from None
 
     def _join_mpi(self) -> MpiCommunicator:
         """MPI waits without a timeout for ranks that never come, so all say first that they can."""

@@ -21,9 +21,11 @@ class GlooPair:
         patience = timedelta(seconds=timeout_seconds)
         self._group = dist.ProcessGroupGloo(dist.PrefixStore(name, store), 1 - self._other, 2, patience)
 
-    def send(self, message: Tensor) -> None:
-        """Send a vector; returns when the peer's transport has taken it. RuntimeError if it cannot."""
-        self.post_send(message).wait()
+    def send(self, *messages: Tensor) -> None:
+        """Send vectors, one after the other; returns when the peer's transport has taken them. RuntimeError if it
+        cannot."""
+        for work in [self.post_send(message) for message in messages]:
+            work.wait()
 
     def post_send(self, message: Tensor) -> dist.Work:
         """Start sending a vector, behind those that are under way; `wait()` on the result raises RuntimeError on loss

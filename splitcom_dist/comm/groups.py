@@ -1,11 +1,13 @@
 """The process groups of one rank: a pair an edge, the circle that averages adapters, the servers' own."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch.distributed as dist
 
 from splitcom_dist.comm.circle import Ring
 from splitcom_dist.comm.gloo_p2p import GlooPair
+from splitcom_dist.comm.link import Transport as Pair
 from splitcom_dist.layout import Layout
 from splitcom_dist.presence.pulse import SILENCE
 
@@ -18,11 +20,19 @@ class Groups:
     There is one pair an edge, so that a timeout closes that edge only.
     """
 
-    def __init__(self, store: dist.Store, rank: int, layout: Layout, timeout_seconds: float, tolerant: bool) -> None:
-        """`tolerant`: the run goes on when client ranks are lost, so no group but a pair may need them.
-
-        Raises RuntimeError if the others do not come within the timeout.
+    def __init__(
+        self,
+        store: dist.Store,
+        rank: int,
+        layout: Layout,
+        timeout_seconds: float,
+        tolerant: bool,
+        meet: Callable[[dist.Store, str, int, int, float], Pair],
+    ) -> None:
+        """`tolerant`: the run goes on when client ranks are lost, so no group but a pair may need them. `meet` makes
+        the pair of an edge.
         """
+        self._meet_peer = meet
         self._store = store
         self._rank = rank
         self._layout = layout
@@ -31,7 +41,7 @@ class Groups:
         self.gradients: dist.ProcessGroup | None = None  # of all servers and their shards, if they are several
         self.shards: dist.ProcessGroup | None = None  # of this rank's server, if it has several
         self.ring: Ring | None = None  # that averages, where no rank may be lost
-        self.edges: dict[int, GlooPair] = {}  # with the server or client rank at the other end
+        self.edges: dict[int, Pair] = {}  # with the server or client rank at the other end
         self.spokes: dict[int, GlooPair] = {}  # between the aggregator and client ranks, where those may be lost
         self.evaluation: GlooPair | None = None  # between the first server and the aggregator
 
@@ -63,20 +73,22 @@ class Groups:
             if self._rank in (client_rank, layout.aggregator_rank):
                 self.meet_at_spoke(client_rank, 0)
 
-    def meet_at_edge(self, client_rank: int, incarnation: int) -> GlooPair:
+    def meet_at_edge(self, client_rank: int, incarnation: int) -> Pair:
         """Make the pair of a client rank and its server, which both call."""
-        server = self._layout.server_of(client_rank)
-        pair = self._meet("edge", client_rank, server, incarnation)
+        pair = self._meet_peer(*self._terms("edge", client_rank, self._layout.server_of(client_rank), incarnation))
         self.edges[pair.peer] = pair
         return pair
 
     def meet_at_spoke(self, client_rank: int, incarnation: int) -> GlooPair:
         """Make the pair of a client rank and the aggregator, which both call."""
-        pair = self._meet("spoke", client_rank, self._layout.aggregator_rank, incarnation)
+        pair = GlooPair(*self._terms("spoke", client_rank, self._layout.aggregator_rank, incarnation))
         self.spokes[pair.peer] = pair
         return pair
 
-    def _meet(self, kind: str, client_rank: int, other: int, incarnation: int) -> GlooPair:
+    def _terms(
+        self, kind: str, client_rank: int, other: int, incarnation: int
+    ) -> tuple[dist.Store, str, int, int, float]:
+        """On which this rank and another meet: store, name, both ranks, timeout."""
         # A server waits for a client for one timeout, and the client for it longer: it may be waiting for another one,
         # that is lost. The aggregator has less patience than a server, who may wait for those that wait for it.
         mine = self._rank == client_rank
@@ -84,7 +96,7 @@ class Groups:
         timeout = self._patience if mine else self._timeout
         if self._tolerant and self._rank == self._layout.aggregator_rank:
             timeout *= SILENCE / 2  # on top of the silence that it may have waited for before
-        return GlooPair(self._store, name, self._rank, other if mine else client_rank, timeout)
+        return self._store, name, self._rank, other if mine else client_rank, timeout
 
     @property
     def _patience(self) -> float:

@@ -31,7 +31,7 @@ class Pending(Protocol):
 class Transport(Protocol):
     peer: int  # the rank at the other end
 
-    def send(self, message: Tensor) -> None: ...
+    def send(self, *messages: Tensor) -> None: ...
 
     def post_send(self, message: Tensor) -> Pending: ...
 
@@ -86,12 +86,10 @@ class Edge:
         messages = in_messages(header, sections, SLOT, payload)
         what, started = f"{LINKS[header.link]}, step {header.step}", time.perf_counter()
         with self._naming(what):
-            posted = [(what, message, self._transport.post_send(message)) for message in messages]
             if self.ahead:
-                self._under_way += posted
+                self._under_way += [(what, message, self._transport.post_send(message)) for message in messages]
             else:
-                for _, _, pending in posted:
-                    pending.wait()
+                self._transport.send(*messages)
             if payload is not None and len(payload):
                 assert self._devices is not None
                 self._devices.send(payload)

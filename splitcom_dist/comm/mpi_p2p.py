@@ -97,9 +97,10 @@ class MpiTransport:
         self._tag = tag
         self.peer = peer
 
-    def send(self, message: Tensor) -> None:
-        """Send a uint8 vector; returns when MPI has taken it. RuntimeError if it cannot."""
-        self.post_send(message).wait()
+    def send(self, *messages: Tensor) -> None:
+        """Send uint8 vectors, one after the other; returns when MPI has taken them. RuntimeError if it cannot."""
+        for transfer in [self.post_send(message) for message in messages]:
+            transfer.wait()
 
     def post_send(self, message: Tensor) -> "MpiTransfer":
         """Start sending a uint8 vector, behind those that are under way."""

@@ -56,11 +56,12 @@ class ShapedTransport:
         self._failure: RuntimeError | None = None
         threading.Thread(target=self._deliver, daemon=True).start()
 
-    def send(self, message: Tensor) -> None:
-        """Put a copy of a uint8 vector on the link. RuntimeError if an earlier one could not be delivered."""
+    def send(self, *messages: Tensor) -> None:
+        """Put copies of uint8 vectors on the link. RuntimeError if an earlier one could not be delivered."""
         if self._failure is not None:
             raise self._failure
-        self._under_way.put((self._link.arrival(len(message), self._now()), message.clone()))
+        for message in messages:
+            self._under_way.put((self._link.arrival(len(message), self._now()), message.clone()))
 
     def post_send(self, message: Tensor) -> Pending:
         """As `send`, which waits for nothing."""

@@ -22,10 +22,14 @@ def check_federation(config: Config) -> None:
             "heard all samples that it would go on with; set fed.participation=1 or rest.policy=never"
         )
     if config.fed.lost == "go_on":
-        for key, needed in (("transport", "gloo"), ("fed.adapter_quantizer", "none"), ("rest.policy", "never")):
-            if (value := lookup(config, key)) != needed:
+        for key, fit in (
+            ("transport", ("gloo", "tcp")),
+            ("fed.adapter_quantizer", ("none",)),
+            ("rest.policy", ("never",)),
+        ):
+            if (value := lookup(config, key)) not in fit:
                 raise UserError(
-                    f"fed.lost=go_on: {key}={value} cannot do without a rank that is lost; set {key}={needed}"
+                    f"fed.lost=go_on: {key}={value} cannot do without a rank that is lost; set {key}={fit[0]}"
                 )
     _check_cuts(config)
     if config.roles.server_ranks > config.roles.client_ranks:

@@ -21,7 +21,7 @@ class Line:
         self.peer = peer
         self.messages: Queue[Tensor | None] = Queue()
 
-    def send(self, message: Tensor) -> None:
+    def send(self, *messages: Tensor) -> None:
         raise AssertionError
 
     def post_send(self, message: Tensor) -> Pending:

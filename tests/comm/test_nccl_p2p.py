@@ -77,7 +77,7 @@ def test_a_payload_that_is_lost_names_the_peer(transfer: Transfer, said: str) ->
     class Taking:
         peer = 7
 
-        def send(self, message: Tensor) -> None: ...
+        def send(self, *messages: Tensor) -> None: ...
 
         def post_send(self, message: Tensor) -> Transfer:
             raise AssertionError

@@ -29,9 +29,10 @@ class Recorder:
         self.came = threading.Semaphore(0)
         self.now = time.perf_counter
 
-    def send(self, message: Tensor) -> None:
-        self.arrivals.append((self.now(), len(message)))
-        self.came.release()
+    def send(self, *messages: Tensor) -> None:
+        for message in messages:
+            self.arrivals.append((self.now(), len(message)))
+            self.came.release()
         if len(self.arrivals) > self.good:
             raise RuntimeError("Connection closed by peer")
 
@@ -105,9 +106,9 @@ def test_what_is_sent_may_be_overwritten_at_once() -> None:
     kept: list[Tensor] = []
 
     class Keeping(Recorder):
-        def send(self, message: Tensor) -> None:
-            kept.append(message)
-            super().send(message)
+        def send(self, *messages: Tensor) -> None:
+            kept.extend(messages)
+            super().send(*messages)
 
     wire = Keeping()
     message = torch.ones(5, dtype=torch.uint8)

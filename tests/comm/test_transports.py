@@ -1,4 +1,4 @@
-"""The same packets over Gloo, MPI and NCCL, between real processes, and what is said when a peer is gone or silent."""
+"""The same packets over Gloo, TCP, MPI and NCCL, between processes, and what is said when a peer is gone or silent."""
 
 import json
 import os
@@ -34,7 +34,8 @@ needs_gpus = [
     pytest.mark.gpu,
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason=f"{torch.cuda.device_count()} CUDA devices, 2 needed"),
 ]
-CROSSING = ["gloo", pytest.param("mpi", marks=needs_mpi)]  # not NCCL, whose transfers of a pair are done one by one
+# Not NCCL, whose transfers of a pair are done one by one.
+CROSSING = ["gloo", "tcp", pytest.param("mpi", marks=needs_mpi)]
 TRANSPORTS = [*CROSSING, pytest.param("nccl", marks=needs_gpus)]
 
 
@@ -104,9 +105,9 @@ def test_both_ends_may_send_at_once_into_posted_buffers(transport: str) -> None:
         assert told[rank]["short"] == [0, 1, 2, 3, 7, 7, 7, 7, 7, 7]
 
 
-@needs_mpi
-def test_mpi_refuses_a_message_longer_than_the_buffer() -> None:
-    told, codes, errors = play("mpi", "longer")
+@pytest.mark.parametrize("transport", ["tcp", pytest.param("mpi", marks=needs_mpi)])
+def test_a_message_longer_than_the_buffer_is_refused(transport: str) -> None:
+    told, codes, errors = play(transport, "longer")
     assert set(codes) == {0}, errors
     assert told[1]["error"] == "message: longer than what was due here"
 
@@ -145,35 +146,55 @@ def test_mpirun_ends_every_rank_when_one_is_killed() -> None:
     assert told.get(1, {"ranks": [0]})["ranks"] == [0], "whoever speaks first names the rank that is gone"
 
 
+RUN = {
+    "data.train_samples": 24,
+    "data.validation_samples": 6,
+    "data.max_length": 100,
+    "roles.client_ranks": 2,
+    "fed.clients": 3,
+    "fed.every": 2,
+    "train.epochs": 2,
+    "train.batch_size": 4,
+    "runtime.threads": 1,
+    "telemetry.progress": "false",
+}
+
+
+def run_settings(model: Path) -> list[str]:
+    return ["train", f"model.name={model}", *(f"{key}={value}" for key, value in RUN.items()), "codec=video"]
+
+
+def assert_run_over_gloo(out: Path, model: Path, gloo: Path) -> None:
+    """The run in `out` is that over Gloo, made here in `gloo`, byte for byte."""
+    own = run_command([*run_settings(model), "--out", str(gloo)])
+    assert own.code == 0, own.stderr
+    saved = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (out, gloo)]
+    assert saved[0].keys() == saved[1].keys()
+    assert all(saved[0][name].equal(tensor) for name, tensor in saved[1].items())
+    rows = [read(folder / "run.h5", "traffic") for folder in (out, gloo)]
+    columns = [name for name in row_dtype("traffic").names or () if not name.startswith("t_")]
+    assert len(rows[0]) and all(np.array_equal(rows[0][name], rows[1][name]) for name in columns)
+
+
 @needs_mpi
 def test_a_run_over_mpi_is_the_run_over_gloo_byte_for_byte(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    values = {
-        "model.name": model_folders["gpt2"],
-        "data.train_samples": 24,
-        "data.validation_samples": 6,
-        "data.max_length": 100,
-        "roles.client_ranks": 2,
-        "fed.clients": 3,
-        "fed.every": 2,
-        "train.epochs": 2,
-        "train.batch_size": 4,
-        "runtime.threads": 1,
-        "telemetry.progress": "false",
-    }
-    arguments = ["train", *(f"{key}={value}" for key, value in values.items()), "codec=video"]
-    command = [*mpirun(4), "-m", "splitcom_dist", *arguments, "transport=mpi", "--out", str(tmp_path / "mpi")]
+    model = model_folders["gpt2"]
+    command = [*mpirun(4), "-m", "splitcom_dist", *run_settings(model), "transport=mpi", "--out", str(tmp_path / "mpi")]
     variables = {name: value for name, value in environment().items() if not name.startswith("MASTER_")}
     codes, output, errors = run([command], [variables])  # MPI tells them where to meet, too
     assert codes == [0], errors
     assert output.count("perplexity") == 1, "the table is printed once"
-    own = run_command([*arguments, "--out", str(tmp_path / "gloo")])
-    assert own.code == 0, own.stderr
-    saved = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("mpi", "gloo")]
-    assert saved[0].keys() == saved[1].keys()
-    assert all(saved[0][name].equal(tensor) for name, tensor in saved[1].items())
-    rows = [read(tmp_path / name / "run.h5", "traffic") for name in ("mpi", "gloo")]
-    columns = [name for name in row_dtype("traffic").names or () if not name.startswith("t_")]
-    assert len(rows[0]) and all(np.array_equal(rows[0][name], rows[1][name]) for name in columns)
+    assert_run_over_gloo(tmp_path / "mpi", model, tmp_path / "gloo")
+
+
+@pytest.mark.parametrize("extra", [[], pytest.param(["roles.overlap=full"], marks=pytest.mark.long)])
+def test_a_run_over_tcp_is_the_run_over_gloo_byte_for_byte(
+    extra: list[str], model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model = model_folders["gpt2"]
+    outcome = run_command([*run_settings(model), "transport=tcp", *extra, "--out", str(tmp_path / "tcp")])
+    assert outcome.code == 0, outcome.stderr
+    assert_run_over_gloo(tmp_path / "tcp", model, tmp_path / "gloo")
 
 
 def test_mpi_without_mpirun_says_what_to_do(model_folders: dict[str, Path], tmp_path: Path) -> None:
@@ -196,5 +217,5 @@ def test_mpi_without_mpi4py_names_the_ranks_that_lack_it() -> None:
 
 
 def test_an_unknown_transport_is_refused() -> None:
-    with pytest.raises(UserError, match="transport=ucx: choose one of gloo, nccl, mpi"):
+    with pytest.raises(UserError, match="transport=ucx: choose one of gloo, tcp, nccl, mpi"):
         load_config([], ["transport=ucx"])

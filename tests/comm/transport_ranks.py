@@ -60,14 +60,16 @@ def packets(world: World) -> dict[str, object]:
 
 
 def crossing(world: World) -> dict[str, object]:
-    """Both send at once, every size, each into a buffer that the other has posted; then one into a larger buffer."""
+    """Both post a message at once, every size, each into a buffer that the other has posted; then one into a larger
+    buffer."""
     transport = world.transport(CLIENT)
     same = []
     for seed, size in enumerate(SIZES):
         buffer = torch.zeros(size, dtype=torch.uint8)
         pending = transport.post_receive(buffer)
-        transport.send(body(size, 2 * seed + world.rank))
+        sending = transport.post_send(body(size, 2 * seed + world.rank))
         pending.wait()
+        sending.wait()
         same.append(buffer.equal(body(size, 2 * seed + 1 - world.rank)))
     buffer = torch.full((10,), 7, dtype=torch.uint8)
     pending = transport.post_receive(buffer)
@@ -110,11 +112,11 @@ def silent(world: World) -> dict[str, object]:
 
 
 def unheard(world: World) -> dict[str, object]:
-    """The server sends 8 MiB to a client that never receives."""
+    """The server sends 64 MiB, more than any kernel buffers, to a client that never receives."""
     edge = Edge(world.transport(CLIENT), world.layout.name_of(CLIENT))
     if world.rank == CLIENT:
         time.sleep(3 * TIMEOUT)
-    return waiting(lambda: edge.send(Header(1, 1, 0), {"symbols": body(2**23, 0)}))
+    return waiting(lambda: edge.send(Header(1, 1, 0), {"symbols": body(2**26, 0)}))
 
 
 def untaken(world: World) -> dict[str, object]:

@@ -66,9 +66,10 @@ class Queued:
     def __init__(self, out: "SimpleQueue[Tensor]", into: "SimpleQueue[Tensor]", device: torch.device) -> None:
         self.out, self.into, self.device = out, into, device
 
-    def send(self, message: Tensor) -> None:
-        assert message.device == self.device
-        self.out.put(message.clone())
+    def send(self, *messages: Tensor) -> None:
+        for message in messages:
+            assert message.device == self.device
+            self.out.put(message.clone())
 
     def post_send(self, message: Tensor) -> Any:
         raise AssertionError

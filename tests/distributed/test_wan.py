@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def script(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     values = {
         "data.train_samples": 24,
         "data.validation_samples": 4,
@@ -56,6 +56,7 @@ def script(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         "runtime.timeout_seconds": 30,
         "runtime.threads": 1,
         "telemetry.progress": "false",
+        "transport": getattr(request, "param", "gloo"),
     }
     variables = {"CLIENTS": 1, "UP_MBIT": UP, "DOWN_MBIT": DOWN, "DELAY_MS": DELAY, "PYTHON": sys.executable}
     process = subprocess.Popen(
@@ -78,6 +79,7 @@ def namespaces(process: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("script", ["gloo", "tcp"], indirect=True)
 def test_a_run_behind_slow_links_takes_the_time_that_its_bytes_need(
     script: subprocess.Popen[str], tmp_path: Path
 ) -> None:
