@@ -111,7 +111,7 @@ def in_messages(
     A rest that belongs to one section is a view of it: of a packet whose symbols are all that is large, little is
     copied.
     """
-    parts = [sections.get(name, _NOTHING).reshape(-1) for name in SECTIONS]
+    parts = [sections.get(name, _NOTHING).contiguous().view(-1) for name in SECTIONS]
     sizes, of_payload = tuple(len(part) for part in parts), 0
     if payload is not None:
         parts, of_payload = parts[: -len(PAYLOAD)], checksum(payload)

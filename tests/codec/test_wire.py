@@ -184,6 +184,7 @@ def test_in_messages_a_packet_is_the_same_and_a_rest_of_one_section_is_not_copie
         name: torch.arange(100 * place, 100 * place + size).to(torch.uint8)
         for place, (name, size) in enumerate(zip(SECTIONS, sizes, strict=True))
     }
+    sections["labels"] = sections["labels"].repeat_interleave(2)[::2]  # need not be contiguous
     header = Header(link=0, step=5, client=1)
     whole, messages = wire.pack(header, sections), wire.in_messages(header, sections, first)
     assert torch.equal(torch.cat(messages), whole)
