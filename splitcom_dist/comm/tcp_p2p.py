@@ -5,6 +5,7 @@ than what was due is refused instead of aborting the process. The kernel buffers
 send can return before the peer has read anything.
 """
 
+import contextlib
 import socket
 import struct
 import threading
@@ -71,14 +72,14 @@ class TcpPair:
         self._fill(memoryview(prefix))
         (size,) = LENGTH.unpack(prefix)
         if not 0 <= size <= len(buffer):
-            self._socket.close()
+            self._end()
             raise WireError("message: longer than what was due here")
         self._fill(buffer.numpy().data[:size])
 
     def _fill(self, view: memoryview) -> None:
         while view:
             if not (moved := self._moved(self._socket.recv_into, view)):
-                self._socket.close()
+                self._end()
                 raise RuntimeError("Connection closed by peer")
             view = view[moved:]
 
@@ -87,8 +88,13 @@ class TcpPair:
         try:
             return call(what)
         except OSError as error:  # TimeoutError is one: "timed out"
-            self._socket.close()
+            self._end()
             raise RuntimeError(f"Connection lost: {error}") from error
+
+    def _end(self) -> None:
+        """Both ends hear of it, also a thread of ours that waits here: closed, its number could be another's."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class Receiving:

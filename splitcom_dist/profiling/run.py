@@ -14,6 +14,7 @@ from splitcom_dist.comm.speed import Pair, measure
 from splitcom_dist.config.schema import Config
 from splitcom_dist.devices import device_for
 from splitcom_dist.errors import SplitcomError, UserError
+from splitcom_dist.heap import keep_freed_memory
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.place import Place
@@ -49,6 +50,7 @@ def profile_rank(config: Config, place: Place, out: Path | None) -> int:
 
 def _measure(config: Config, world: World) -> Profile | None:
     """The whole profile on rank 0, None elsewhere."""
+    keep_freed_memory()
     torch.set_num_threads(config.runtime.threads or fair_threads(world.place, world.layout))
     if device_for(config.runtime.device, world.place.local_rank).type != "cpu":
         raise UserError("runtime.device: only CPUs are profiled, set runtime.device=cpu")

@@ -143,3 +143,15 @@ def test_the_address_for_others_is_on_the_way_to_the_store(monkeypatch: pytest.M
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuchcard")
     with pytest.raises(OSError):
         address_towards("127.0.0.1", 1)
+
+
+def test_who_waits_in_another_thread_hears_of_the_end() -> None:
+    client, server = meet(dist.HashStore(), "both", timeout=30)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(server.receive, torch.empty(10, dtype=torch.uint8))
+        time.sleep(0.2)
+        server._end()  # as a send that fails does
+        with pytest.raises(RuntimeError, match="Connection"):
+            waiting.result(timeout=5)
+    with pytest.raises(RuntimeError, match="Connection"):
+        client.send(message(2**26))
