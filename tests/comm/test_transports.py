@@ -177,6 +177,7 @@ def assert_run_over_gloo(out: Path, model: Path, gloo: Path) -> None:
 
 
 @needs_mpi
+@pytest.mark.long
 def test_a_run_over_mpi_is_the_run_over_gloo_byte_for_byte(model_folders: dict[str, Path], tmp_path: Path) -> None:
     model = model_folders["gpt2"]
     command = [*mpirun(4), "-m", "splitcom_dist", *run_settings(model), "transport=mpi", "--out", str(tmp_path / "mpi")]

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -210,15 +211,15 @@ def test_a_bug_is_one_line_too_and_its_trace_is_in_the_log(model: Path, tmp_path
 )
 def test_a_packet_corrupted_on_its_way_ends_the_run(position: int, field: str, model: Path, tmp_path: Path) -> None:
     def patch() -> None:
-        pack = wire.pack
+        in_messages = wire.in_messages
 
-        def corrupting(header: wire.Header, sections: dict[str, Tensor], payload: Tensor | None = None) -> Tensor:
-            packet = pack(header, sections, payload)
+        def corrupting(header: wire.Header, *more: Any) -> tuple[Tensor, ...]:
+            messages = in_messages(header, *more)
             if (header.link, header.step, header.client) == (0, 3, 1):
-                packet[position] ^= 0x10
-            return packet
+                messages[0][position] ^= 0x10
+            return messages
 
-        link.pack = corrupting  # type: ignore[attr-defined]
+        link.in_messages = corrupting  # type: ignore[assignment, attr-defined]
 
     outcome = train(model, tmp_path / "run", before=patch)
     assert_one_line(outcome, "rank 1 (client 1), up_activation, step 3", field)

@@ -29,13 +29,7 @@ SHAPES: dict[str, tuple[int, list[str]]] = {  # by name, tail layers and what el
     "u_shape": (1, ["fed.cut_layers=[1,1,2]", "roles.client_ranks=2"]),
     "u_shape, two servers": (1, ["fed.cut_layers=[2,1,1]", "roles.server_ranks=2"]),
 }
-FAST = (
-    ("gpt2", "three ranks"),
-    ("llama", "two depths on a rank"),
-    ("llama", "u_shape"),
-    ("gpt2", "merged"),
-    ("llama", "arrival"),
-)
+FAST = ("gpt2", "three ranks"), ("llama", "two depths on a rank"), ("llama", "u_shape"), ("gpt2", "merged")
 
 
 def run(out: Path, settings: list[str]) -> None:
