@@ -1,4 +1,4 @@
-"""A loop that frees and takes the same memory again and again has its pages from the first time on."""
+"""A loop that frees and takes the same memory again and again soon has all its pages."""
 
 import subprocess
 import sys
@@ -18,10 +18,10 @@ if sys.argv[1] == "keep":
 def step():
     kept = [torch.ones(size) for size in (1_000_000, 3_000_000, 20_000_000)]  # 4, 12 and 80 MB
 
-for _ in range(5):
+for _ in range(10):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(20):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -35,4 +35,4 @@ def faults(how: str) -> int:
 def test_freed_memory_is_there_for_the_next_step() -> None:
     if not keep_freed_memory():
         pytest.skip("this C library's malloc is not glibc's")
-    assert faults("keep") < 1000 < faults("leave")
+    assert faults("keep") < 0.2 * faults("leave"), "until it has found its places, the heap may grow"
