@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from splitcom_dist.comm.circle import Ring
 from splitcom_dist.comm.gloo_p2p import GlooPair
-from splitcom_dist.comm.link import Transport as Pair
+from splitcom_dist.comm.link import Transport
 from splitcom_dist.layout import Layout
 from splitcom_dist.presence.pulse import SILENCE
 
@@ -27,12 +27,12 @@ class Groups:
         layout: Layout,
         timeout_seconds: float,
         tolerant: bool,
-        meet: Callable[[dist.Store, str, int, int, float], Pair],
+        make_edge: Callable[[dist.Store, str, int, int, float], Transport],
     ) -> None:
-        """`tolerant`: the run goes on when client ranks are lost, so no group but a pair may need them. `meet` makes
-        the pair of an edge.
+        """`tolerant`: the run goes on when client ranks are lost, so no group but a pair may need them.
+        `make_edge` meets the peer at the other end of an edge, on the terms that it is given.
         """
-        self._meet_peer = meet
+        self._make_edge = make_edge
         self._store = store
         self._rank = rank
         self._layout = layout
@@ -41,12 +41,15 @@ class Groups:
         self.gradients: dist.ProcessGroup | None = None  # of all servers and their shards, if they are several
         self.shards: dist.ProcessGroup | None = None  # of this rank's server, if it has several
         self.ring: Ring | None = None  # that averages, where no rank may be lost
-        self.edges: dict[int, Pair] = {}  # with the server or client rank at the other end
+        self.edges: dict[int, Transport] = {}  # with the server or client rank at the other end
         self.spokes: dict[int, GlooPair] = {}  # between the aggregator and client ranks, where those may be lost
         self.evaluation: GlooPair | None = None  # between the first server and the aggregator
 
     def join(self) -> None:
-        """Make all groups; every rank makes those it is in in the same order."""
+        """Make all groups; every rank makes those it is in in the same order.
+
+        Raises RuntimeError if the others do not come within the timeout.
+        """
         layout, patience = self._layout, timedelta(seconds=self._patience)
         dist.init_process_group(
             "gloo",
@@ -73,9 +76,9 @@ class Groups:
             if self._rank in (client_rank, layout.aggregator_rank):
                 self.meet_at_spoke(client_rank, 0)
 
-    def meet_at_edge(self, client_rank: int, incarnation: int) -> Pair:
+    def meet_at_edge(self, client_rank: int, incarnation: int) -> Transport:
         """Make the pair of a client rank and its server, which both call."""
-        pair = self._meet_peer(*self._terms("edge", client_rank, self._layout.server_of(client_rank), incarnation))
+        pair = self._make_edge(*self._terms("edge", client_rank, self._layout.server_of(client_rank), incarnation))
         self.edges[pair.peer] = pair
         return pair
 
