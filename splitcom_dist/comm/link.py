@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.wire import HEADER, Expected, Header, in_messages, join_payload, parse_body, parse_header
+from splitcom_dist.comm.background import Background
 from splitcom_dist.comm.failures import naming
-from splitcom_dist.comm.inbox import Inbox
 from splitcom_dist.links import LINKS
 
 Arrived = tuple[Header, dict[str, Tensor], int]  # a packet with its size in bytes
@@ -66,7 +66,7 @@ class Edge:
         self._buffer = self._slot
         self._posted: Pending | None = None
         self._under_way: list[tuple[str, Tensor, Pending]] = []  # sends: of what, and what must stay in memory
-        self._inbox: Inbox[tuple[Arrived, float]] | None = None
+        self._inbox: Background[Expected, tuple[Arrived, float]] | None = None
 
     def connect(self, transport: Transport) -> None:
         """Go on over another transport: to a peer that was lost and has come back."""
@@ -120,7 +120,7 @@ class Edge:
             self.post()
             return
         if self._inbox is None:
-            self._inbox = Inbox(self._take_whole, f"from {self.peer}", self.bell)
+            self._inbox = Background(self._take_whole, f"from {self.peer}", self.bell)
         self._inbox.ask(expected)
 
     @property

@@ -8,15 +8,14 @@ send can return before the peer has read anything.
 import contextlib
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
 
+from splitcom_dist.comm.background import Background
 from splitcom_dist.comm.tcp_meeting import accept, connect
 from splitcom_dist.errors import WireError
 
@@ -41,7 +40,7 @@ class TcpPair:
         except OSError as error:
             raise RuntimeError(f"no connection with rank {peer}: {error}") from error
         self._socket.settimeout(timeout_seconds)
-        self._writer: Writer | None = None
+        self._writer: Background[Tensor, None] | None = None
 
     def send(self, *messages: Tensor) -> None:
         """Send vectors, one after the other; returns when the kernel has them. RuntimeError if it cannot."""
@@ -55,11 +54,12 @@ class TcpPair:
                 left[0] = left[0][moved:]
 
     def post_send(self, message: Tensor) -> "Sending":
-        """Start sending a vector, behind those that are under way; `wait()` on the result raises RuntimeError on loss
-        or timeout. No `send` before the last of them has been waited for."""
+        """Start sending a vector, behind those that are under way; `wait()` on the result, in the order of the
+        calls, raises RuntimeError on loss or timeout. No `send` before the last of them has been waited for."""
         if self._writer is None:
-            self._writer = Writer(self.send)
-        return self._writer.post(message)
+            self._writer = Background(self.send, f"to rank {self.peer}")
+        self._writer.ask(message)
+        return Sending(self._writer)
 
     def post_receive(self, buffer: Tensor) -> "Receiving":
         """Open `buffer` for the next vector; `wait()` on the result, in the order of the calls, takes it: RuntimeError
@@ -110,42 +110,9 @@ class Receiving:
 class Sending:
     """A message under way."""
 
-    def __init__(self, message: Tensor) -> None:
-        self.message = message
-        self.failure: Exception | None = None
-        self._done = threading.Event()
-
-    def end(self) -> None:
-        self._done.set()
+    def __init__(self, writer: Background[Tensor, None]) -> None:
+        self._writer = writer
 
     def wait(self) -> None:
-        """Until the kernel has it, whose writer has a timeout. Raises RuntimeError if it could not be sent."""
-        self._done.wait()
-        if self.failure is not None:
-            raise self.failure
-
-
-class Writer:
-    """A thread that sends what is posted, in that order; behind a failure nothing more."""
-
-    def __init__(self, send: Callable[[Tensor], None]) -> None:
-        self._send = send
-        self._posted: SimpleQueue[Sending] = SimpleQueue()
-        threading.Thread(target=self._write, name="writer", daemon=True).start()
-
-    def post(self, message: Tensor) -> Sending:
-        sending = Sending(message)
-        self._posted.put(sending)
-        return sending
-
-    def _write(self) -> None:
-        failure: Exception | None = None
-        while True:
-            sending = self._posted.get()
-            try:
-                if failure is None:
-                    self._send(sending.message)
-            except Exception as error:
-                failure = error
-            sending.failure = failure
-            sending.end()
+        """Until the kernel has it. Raises RuntimeError if it, or one before it, could not be sent."""
+        self._writer.open()

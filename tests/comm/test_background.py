@@ -6,7 +6,7 @@ from queue import SimpleQueue
 import pytest
 
 from splitcom_dist.codec.wire import Expected
-from splitcom_dist.comm.inbox import Inbox
+from splitcom_dist.comm.background import Background
 from splitcom_dist.errors import PeerLost
 
 
@@ -22,7 +22,7 @@ def test_packets_are_taken_while_nobody_waits_and_opened_in_order() -> None:
             taken.set()
         return expected.step
 
-    inbox = Inbox(take, "test")
+    inbox = Background(take, "test")
     for step in range(4):
         inbox.ask(expecting(step))
     assert taken.wait(5) and inbox.due == 4, "nobody has opened one"
@@ -40,7 +40,7 @@ def test_what_fails_in_the_background_is_raised_for_it_and_all_behind() -> None:
             raise PeerLost("rank 0 (client 0) is gone during up_activation, step 1", (0,))
         return expected.step
 
-    inbox = Inbox(take, "test")
+    inbox = Background(take, "test")
     for step in range(3):
         inbox.ask(expecting(step))
     assert inbox.open() == 0

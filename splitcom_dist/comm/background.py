@@ -1,7 +1,7 @@
-"""Packets that come in while a rank computes: a thread of an edge receives what was asked for, in that order.
+"""Packets that come in and messages that leave while a rank computes: a thread does what was asked for, in that order.
 
 It lives in waits that release the interpreter, for a peer, or for the checksum of what has come. Each of them has the
-timeout of its transport, so that whoever waits for a packet here does not wait longer than for the transport itself.
+timeout of its transport, so that whoever waits for an outcome here does not wait longer than for the transport itself.
 """
 
 import threading
@@ -9,38 +9,37 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from splitcom_dist.codec.wire import Expected
-
 LAST_SECONDS = 1.0  # for a thread that has nothing to do
 
-T = TypeVar("T")
+Asked = TypeVar("Asked")
+Done = TypeVar("Done")
 
 
-class Inbox(Generic[T]):
-    """`take` receives one packet; what it raises is raised where that packet is opened, and for all behind it."""
+class Background(Generic[Asked, Done]):
+    """`act` does one thing; what it raises is raised where its outcome is opened, and for all behind it."""
 
-    def __init__(self, take: Callable[[Expected], T], name: str, bell: threading.Event | None = None) -> None:
+    def __init__(self, act: Callable[[Asked], Done], name: str, bell: threading.Event | None = None) -> None:
         """`bell` is rung whenever there is something to open."""
         self.due = 0  # asked for, not yet opened
-        self._take = take
+        self._act = act
         self._bell = bell
-        self._asked: SimpleQueue[Expected | None] = SimpleQueue()
-        self._arrived: SimpleQueue[T | Exception] = SimpleQueue()
-        self._thread = threading.Thread(target=self._receive, name=name, daemon=True)
+        self._asked: SimpleQueue[Asked | None] = SimpleQueue()
+        self._arrived: SimpleQueue[Done | Exception] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def ask(self, expected: Expected) -> None:
-        """Receive a packet behind those that were asked for before."""
+    def ask(self, what: Asked) -> None:
+        """Do this behind what was asked for before."""
         self.due += 1
-        self._asked.put(expected)
+        self._asked.put(what)
 
     @property
     def has_arrived(self) -> bool:
         """Whether `open` would not wait."""
         return not self._arrived.empty()
 
-    def open(self) -> T:
-        """The first packet that was asked for and not opened yet, once it is here."""
+    def open(self) -> Done:
+        """The outcome of the first that was asked for and not opened yet, once it is there."""
         self.due -= 1
         arrived = self._arrived.get()
         if isinstance(arrived, Exception):
@@ -53,11 +52,11 @@ class Inbox(Generic[T]):
         if not self.due:
             self._thread.join(LAST_SECONDS)
 
-    def _receive(self) -> None:
+    def _work(self) -> None:
         failure: Exception | None = None
-        while (expected := self._asked.get()) is not None:
+        while (what := self._asked.get()) is not None:
             try:
-                arrived: T | Exception = failure or self._take(expected)
+                arrived: Done | Exception = failure or self._act(what)
             except Exception as error:
                 arrived = failure = error
             self._arrived.put(arrived)
