@@ -15,7 +15,6 @@ from splitcom_dist.config.schema import Config
 from splitcom_dist.cuts.layers import client_cuts
 from splitcom_dist.devices import device_for, sharing, take
 from splitcom_dist.errors import PeerLost, RunOver, SplitcomError, Stopped, UserError
-from splitcom_dist.heap import keep_freed_memory
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.models.split import check_cuts
@@ -33,7 +32,7 @@ from splitcom_dist.shards import check_length
 from splitcom_dist.state import Stateful, read_facts
 from splitcom_dist.telemetry.hdf5 import RankLog, read_kept
 from splitcom_dist.telemetry.ledger import Ledger
-from splitcom_dist.threads import fair_threads
+from splitcom_dist.threads import prepare_computing
 from splitcom_dist.watch.beside import writing_beside
 from splitcom_dist.world import World
 
@@ -99,8 +98,7 @@ def _report(error: Exception, world: World) -> int:
 
 
 def _run(config: Config, world: World, out: Path | None, signals: StopSignals) -> None:
-    keep_freed_memory()
-    torch.set_num_threads(config.runtime.threads or fair_threads(world.place, world.layout))
+    prepare_computing(config.runtime.threads, world.place, world.layout)
     torch.manual_seed(config.train.seed + world.rank)  # dropout differs between ranks
     device = device_for(config.runtime.device, world.place.local_rank)
     if config.roles.server_shards > 1 and device.type != "cpu":

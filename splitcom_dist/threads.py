@@ -1,9 +1,18 @@
-"""How many threads a rank computes with."""
+"""How a rank computes: with how many threads, and with the memory of the step before."""
 
 import os
 
+import torch
+
+from splitcom_dist.heap import keep_freed_memory
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
+
+
+def prepare_computing(threads: int, place: Place, layout: Layout) -> None:
+    """For runs, and for profiles, which foretell them: with so many threads, or with this rank's share if that is 0."""
+    keep_freed_memory()
+    torch.set_num_threads(threads or fair_threads(place, layout))
 
 
 def fair_threads(place: Place, layout: Layout) -> int:

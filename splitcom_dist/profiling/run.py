@@ -14,7 +14,6 @@ from splitcom_dist.comm.speed import Pair, measure
 from splitcom_dist.config.schema import Config
 from splitcom_dist.devices import device_for
 from splitcom_dist.errors import SplitcomError, UserError
-from splitcom_dist.heap import keep_freed_memory
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.sources import find_model
 from splitcom_dist.place import Place
@@ -22,7 +21,7 @@ from splitcom_dist.plan.cluster import EdgeSpeed, Profile, RankSpeed, rank_from,
 from splitcom_dist.plan.workload import Batch
 from splitcom_dist.profiling.batch import typical_batch
 from splitcom_dist.profiling.compute import measure_rank
-from splitcom_dist.threads import fair_threads
+from splitcom_dist.threads import prepare_computing
 from splitcom_dist.world import World
 
 
@@ -50,8 +49,7 @@ def profile_rank(config: Config, place: Place, out: Path | None) -> int:
 
 def _measure(config: Config, world: World) -> Profile | None:
     """The whole profile on rank 0, None elsewhere."""
-    keep_freed_memory()
-    torch.set_num_threads(config.runtime.threads or fair_threads(world.place, world.layout))
+    prepare_computing(config.runtime.threads, world.place, world.layout)
     if device_for(config.runtime.device, world.place.local_rank).type != "cpu":
         raise UserError("runtime.device: only CPUs are profiled, set runtime.device=cpu")
     layout = world.layout
