@@ -91,20 +91,20 @@ def figures(config: LinkCodecConfig, width: int, visits: int) -> str:
     return f"{rates} | {copy / at_last[0]:.3f} | {copy / at_last[1]:.3f} | {100 * share:.1f} %"
 
 
-def visited(width: int, visits: int) -> Iterator[tuple[Visit, Tensor]]:
+def visited(width: int, visits: int, positions: int = POSITIONS) -> Iterator[tuple[Visit, Tensor]]:
     """Batch after batch, visit after visit, with rows that move a little each time."""
     generator = torch.Generator().manual_seed(SEED)
     spectrum = torch.arange(1, width + 1) ** -0.5
     mix = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
-    shape = BATCHES, SAMPLES * POSITIONS, width
+    shape = BATCHES, SAMPLES * positions, width
     rows = (torch.randn(shape, generator=generator) * spectrum) @ mix
     noise = torch.randn(shape, generator=generator)
     step = DRIFT * noise * (rows.norm() / noise.norm())
-    lengths = torch.full((SAMPLES,), POSITIONS)
+    lengths = torch.full((SAMPLES,), positions)
     for number in range(visits):
         for batch in range(BATCHES):
             samples = list(range(batch * SAMPLES, (batch + 1) * SAMPLES))
-            paths = [np.arange(sample * POSITIONS, (sample + 1) * POSITIONS) for sample in samples]
+            paths = [np.arange(sample * positions, (sample + 1) * positions) for sample in samples]
             yield Visit(samples, lengths, paths), rows[batch] + number * step[batch]
 
 

@@ -115,9 +115,14 @@ def save(name: str, folder: Path) -> Path:
     config = MODELS[name]()
     config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    copy_tokenizer(folder)
+    return folder
+
+
+def copy_tokenizer(folder: Path) -> None:
+    """Give a model of random weights the embedded model's."""
     for file in Path(find_model("tiny").folder).glob("tokenizer*"):
         shutil.copy(file, folder)
-    return folder
 
 
 def round_seconds(
