@@ -35,9 +35,8 @@ def watch_residents() -> None:
     Roster.present = watched  # type: ignore[method-assign, assignment]
 
 
-@pytest.mark.parametrize("share", [1, pytest.param(0.5, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case == "u_video" else pytest.mark.long) for case in CASES]
+    ("case", "share"), [("u_video", 1), *(pytest.param(case, 0.5, marks=pytest.mark.long) for case in CASES)]
 )
 def test_parked_clients_go_on_bit_for_bit(
     case: str, share: float, model_folders: dict[str, Path], tmp_path: Path

@@ -56,8 +56,9 @@ def assert_same_adapters(run: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", [0, 1], ids=["standard", "u_shape"])
-@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.long)])
-@pytest.mark.parametrize(("clients", "optimizer"), [(3, "sgd"), pytest.param(4, "adamw", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("family", "clients", "optimizer"), [("gpt2", 3, "sgd"), pytest.param("llama", 4, "adamw", marks=pytest.mark.long)]
+)
 def test_two_servers_equal_one_and_one_process(
     family: str, clients: int, optimizer: str, tail: int, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:

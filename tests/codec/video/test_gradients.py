@@ -30,7 +30,7 @@ def visit_of(rows: int) -> Visit:
 @pytest.mark.parametrize("noise", [0.001, 0.1, 1.0])
 @pytest.mark.parametrize("keep", [1.0, 0.5, 0.2])
 def test_the_mean_over_many_draws_is_the_gradient(noise: float, keep: float) -> None:
-    values, draws = gradients(), 3000
+    values, draws = gradients(), 1500
     encoder, decoder = ends(noise, keep)
     visit = visit_of(len(values))
     decoded = torch.stack([decoder.decode(encoder.encode(values, visit).sections, visit) for _ in range(draws)])
