@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from splitcom_dist.board import Board
 from splitcom_dist.comm.groups import patience_seconds
+from splitcom_dist.ear import Ear
 from splitcom_dist.errors import UserError
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
@@ -37,7 +38,8 @@ class Assembly(Board):
             open_store = meeting.reach_store if ANEW in os.environ else meeting.open_store
             self._connection = open_store(place, timeout_seconds)
             store = dist.PrefixStore(self._attempt, self._connection)
-            super().__init__(store, place.rank, layout, patience_seconds(timeout_seconds, tolerant))
+            patience = patience_seconds(timeout_seconds, tolerant)
+            super().__init__(store, place.rank, layout, patience, Ear(self._another_store))
             self.membership = Membership(self)
             self.incarnation = self.membership.enter() if tolerant else 0
         except (RuntimeError, ValueError) as error:

@@ -1,6 +1,7 @@
 """What ranks tell each other outside the step: a store that all can read, and waits that watch the other side."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -9,11 +10,13 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from splitcom_dist.comm.failures import culprits, naming
+from splitcom_dist.ear import Ear
 from splitcom_dist.errors import PeerLost
 from splitcom_dist.layout import Layout
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.2  # while waiting, between two looks at who has failed and who makes progress
+NAP_SECONDS = 0.001, 0.05  # while waiting, the first and the longest between two looks at what is waited for
 PATIENCE_SECONDS = 2.0  # what others get to report, or to say for whom they wait, before a lost peer is blamed
 
 
@@ -24,9 +27,13 @@ class Board:
     are due now wait inside a collective or a receive.
     """
 
-    def __init__(self, store: dist.Store, rank: int, layout: Layout, patience_seconds: float) -> None:
-        """`patience_seconds` is how long those that are waited for may make no progress."""
+    def __init__(
+        self, store: dist.Store, rank: int, layout: Layout, patience_seconds: float, ear: Ear | None = None
+    ) -> None:
+        """`patience_seconds` is how long those that are waited for may make no progress; with an `ear` what is waited
+        for by name is heard at once."""
         self._store = store
+        self._ear = ear
         self.rank = rank
         self.layout = layout
         self._patience = patience_seconds
@@ -54,15 +61,21 @@ class Board:
 
     def wait_for(self, key: str, ranks: Sequence[int], what: str) -> str:
         """Block until `key` is announced; raises PeerLost if `ranks` make no progress for too long."""
-        return self.wait_until(lambda: self.heard(key), ranks, what)
+        if (told := self.heard(key)) is not None:
+            return told
+        return self.wait_until(lambda: self.heard(key), ranks, what, self._ear.listen(key) if self._ear else None)
 
-    def wait_until(self, ask: Callable[[], T | None], ranks: Sequence[int], what: str) -> T:
-        """Block until `ask` has an answer; raises PeerLost if `ranks` make no progress for too long."""
-        beats, since, nap = -1, time.monotonic(), 0.001
-        looked = since
+    def wait_until(
+        self, ask: Callable[[], T | None], ranks: Sequence[int], what: str, bell: threading.Event | None = None
+    ) -> T:
+        """Block until `ask` has an answer; raises PeerLost if `ranks` make no progress for too long. It is asked again
+        and again, and as soon as the `bell` rings."""
+        beats, since, (nap, longest) = -1, time.monotonic(), NAP_SECONDS
+        looked, bell = since, bell or threading.Event()
         while (answer := ask()) is None:
-            time.sleep(nap)
-            nap = min(1.5 * nap, 0.05)  # polled, not blocked: a store's own timeout closes its connection
+            bell.wait(nap)
+            bell.clear()
+            nap = min(1.5 * nap, longest)
             if (now := time.monotonic()) - looked < LOOK_SECONDS:  # each look is a round trip to the store, or several
                 continue
             looked = now
