@@ -17,6 +17,7 @@ from splitcom_dist.doctor.command import doctor
 from splitcom_dist.errors import SplitcomError, UserError
 from splitcom_dist.evaluation.command import add_arguments, evaluate
 from splitcom_dist.layout import layout_for
+from splitcom_dist.openmp import choose_spins
 from splitcom_dist.partition.command import add_arguments as add_partition_arguments
 from splitcom_dist.partition.command import partition
 from splitcom_dist.place import Place, find_place
@@ -31,11 +32,6 @@ from splitcom_dist.telemetry.repair_command import log_repair
 from splitcom_dist.watch.command import add_arguments as add_watch_arguments
 from splitcom_dist.watch.command import watch
 
-# A client and its server take turns on the same cores. As libgomp has it, OpenMP's threads spin for milliseconds after
-# their work is done, which takes the cores from the other side; hardly at all, and they fall asleep between two
-# operators. Read once, when torch is loaded.
-SPINS = {"GOMP_SPINCOUNT": "10000"}
-
 # Whoever asks CUDA for its devices in the process that forks the ranks takes them from those; NVML can be asked.
 ASKS_NVML = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
@@ -45,7 +41,7 @@ PRECEDENCE_SECONDS = 3.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; exit code 2 and one line on standard error for a mistake of the user's."""
-    os.environ.update(SPINS | ASKS_NVML | os.environ)
+    os.environ.update(ASKS_NVML | os.environ)
     parser = _parser()
     options, more = parser.parse_known_args(arguments)
     if unknown := [text for text in more if text.startswith("-")]:
@@ -90,6 +86,7 @@ def _train(options: argparse.Namespace, place: Place | None) -> int:
     config = _config(options)
     if place is not None:
         layout_for(config, place.world_size)
+    choose_spins(config.roles.client_ranks, place)
     # Imported here: torch and transformers take seconds, a misspelt key should not.
     if options.dry_run:
         from splitcom_dist.dry_run import describe

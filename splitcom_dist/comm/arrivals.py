@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 
 from splitcom_dist.comm.link import Edge
+from splitcom_dist.openmp import rest_workers
 
 
 class Arrivals:
@@ -32,6 +33,7 @@ class Arrivals:
             if here and closes is None:
                 closes = now + self._window
             if closes is None:
+                rest_workers()
                 self._bell.wait()
             elif len(here) == len(edges) or now >= closes:
                 return here

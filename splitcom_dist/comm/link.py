@@ -18,6 +18,7 @@ from splitcom_dist.codec.wire import HEADER, Expected, Header, in_messages, join
 from splitcom_dist.comm.background import Background
 from splitcom_dist.comm.failures import naming
 from splitcom_dist.links import LINKS
+from splitcom_dist.openmp import rest_workers
 
 Arrived = tuple[Header, dict[str, Tensor], int]  # a packet with its size in bytes
 
@@ -140,6 +141,8 @@ class Edge:
         Sections are views into a buffer that the next `receive` overwrites, but for packets that came ahead. No more
         than the larger of `SLOT` and `expected.max_bytes` is ever allocated.
         """
+        if not self.has_arrived:
+            rest_workers()
         if self._inbox is not None and self._inbox.due:
             started = time.perf_counter()
             arrived, _ = self._inbox.open()

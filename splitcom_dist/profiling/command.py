@@ -7,6 +7,7 @@ from pathlib import Path
 from splitcom_dist.config.files import files_and_overrides, load_config
 from splitcom_dist.errors import UserError, needing
 from splitcom_dist.layout import layout_for
+from splitcom_dist.openmp import choose_spins
 from splitcom_dist.place import Place
 from splitcom_dist.planning.scope import check_planned
 
@@ -29,6 +30,7 @@ def profile(options: argparse.Namespace, place: Place | None) -> int:
         return _from_logs(options) if place is None or place.rank == 0 else 0
     config = load_config(*files_and_overrides(options.settings))
     check_planned(config)
+    choose_spins(config.roles.client_ranks, place)
     if place is None:
         from splitcom_dist.launcher import launch
         from splitcom_dist.profiling.run import profile_rank
