@@ -1,10 +1,10 @@
 """The limit of a split run: one process that trains the same batches with peft, with no cut, wire or log.
 
-    python benchmarks/one_process.py [--full-logits] [--warm-up 5] key=value ...
+    python benchmarks/one_process.py [--warm-up 5] key=value ...
 
 The settings are those of the split run. Every step takes a batch of each client, one after the other, and one step of
 the optimizer on their gradients. Prints tokens (input positions) a second, and seconds of CPU a token; neither the
-first steps count nor the last. --full-logits is peft used in the ordinary way, with logits at every position.
+first steps count nor the last.
 """
 
 import argparse
@@ -43,20 +43,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+", metavar="key=value")
     parser.add_argument("--warm-up", type=int, default=5, help="steps that do not count")
-    parser.add_argument("--full-logits", action="store_true")
     options = parser.parse_args()
-    print(json.dumps(asdict(train(options.settings, options.warm_up, options.full_logits))))
+    print(json.dumps(asdict(train(options.settings, options.warm_up))))
 
 
-def one_process(settings: Sequence[str], warm_up: int, full_logits: bool = False) -> Pace:
+def one_process(settings: Sequence[str], warm_up: int) -> Pace:
     """`train` in a process of its own."""
     command = [sys.executable, str(Path(__file__).resolve()), f"--warm-up={warm_up}", *settings]
-    command += ["--full-logits"] if full_logits else []
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return Pace(**json.loads(told.splitlines()[-1]))
 
 
-def train(settings: Sequence[str], warm_up: int, full_logits: bool) -> Pace:
+def train(settings: Sequence[str], warm_up: int) -> Pace:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     config = load_config([], list(settings))
     source = find_model(config.model.name)
@@ -75,22 +73,19 @@ def train(settings: Sequence[str], warm_up: int, full_logits: bool) -> Pace:
         targets = 0
         for client in schedule.active_clients(step):
             batch = collate(schedule.batch(shards[client], client, step, config.train.seed))
-            loss_of(model, batch, full_logits).backward()
+            loss_of(model, batch).backward()
             targets += sum(map(len, batch.targets))
             tokens += int(batch.lengths.sum())
         optimizer.step_on_mean(targets)
     return Pace(tokens / (time.perf_counter() - started), (time.process_time() - cpu) / tokens)
 
 
-def loss_of(model: peft.PeftModel, batch: Batch, full_logits: bool) -> torch.Tensor:
-    """Summed over the targets; the LM head sees only rows that predict one, unless all logits are asked for."""
+def loss_of(model: peft.PeftModel, batch: Batch) -> torch.Tensor:
+    """Summed over the targets; the LM head sees only rows that predict one."""
     rows = target_rows(batch.lengths, torch.tensor([len(target) for target in batch.targets]))
-    if full_logits:
-        logits = to_ragged(model(input_ids=batch.input_ids, use_cache=False).logits, batch.lengths)[rows]
-    else:
-        decoder = model.base_model.model
-        hidden = decoder.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        logits = decoder.lm_head(to_ragged(hidden, batch.lengths)[rows])
+    decoder = model.base_model.model
+    hidden = decoder.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    logits = decoder.lm_head(to_ragged(hidden, batch.lengths)[rows])
     return functional.cross_entropy(logits.float(), torch.cat(batch.targets), reduction="sum")
 
 
