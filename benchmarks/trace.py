@@ -24,6 +24,7 @@ from trace_spans import FIRST, FOLDER, PREFIX, ROLES, STEPS
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH, TOKENS = 8, 128
+OF_THIS_MACHINE = "traceName", "host_name"  # a temporary file, and a name
 
 
 def main() -> None:
@@ -45,10 +46,12 @@ def main() -> None:
         extension = Path(__file__).resolve().parent / "trace_spans.py"
         marked_run([*settings, *options.more], folder, {FOLDER: str(folder)}, [extension])
         for role in ROLES.values():
-            trace = (folder / f"{role}.json").read_bytes()
+            trace = json.loads((folder / f"{role}.json").read_bytes())
+            for name in OF_THIS_MACHINE:
+                trace.pop(name, None)
             target = options.folder / f"{options.name or options.shape}_{role}.json.gz"
-            target.write_bytes(gzip.compress(trace, mtime=0))
-            print(f"{role}, ms a step", *told(json.loads(trace)), "", sep="\n")
+            target.write_bytes(gzip.compress(json.dumps(trace).encode(), mtime=0))
+            print(f"{role}, ms a step", *told(trace), "", sep="\n")
 
 
 def told(trace: dict[str, Any]) -> Iterator[str]:
