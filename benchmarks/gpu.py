@@ -24,7 +24,7 @@ import transformers
 from codec_throughput import visited
 from full_batches import SEED, full_texts
 from machine import machine
-from splitft_time import copy_tokenizer
+from splitft_time import save_random
 from step_marks import marked_run
 
 from splitcom_dist.codec.ends import make_decoder, make_encoder
@@ -68,12 +68,14 @@ def main() -> None:
     ]
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as scratch:
-            model = save(shape, Path(scratch) / shape)
+            model = Path(scratch) / shape
+            torch.manual_seed(SEED)
+            save_random(CONFIGS[shape](), model, torch.bfloat16)
             texts = full_texts(Path(scratch) / "texts", BATCH * (WARM_UP + STEPS + 1), options.tokens)
             run = [f"model.name={model}", f"runtime.device={options.device}", *texts, *options.more]
             paces: dict[str, list[tuple[float, float]]] = {codec: [] for codec in options.codecs}
             for number, codec in itertools.product(range(options.rounds), options.codecs):
-                paces[codec].append(pace([*run, f"codec={codec}"], Path(scratch) / f"{codec}-{number}", options.tokens))
+                paces[codec].append(pace([*run, f"codec={codec}"], Path(scratch) / f"{codec}-{number}"))
         for codec in options.codecs:
             seconds, size = (median(column) for column in zip(*paces[codec], strict=True))
             lines.append(row(shape, codec, seconds, size, options.tokens, device))
@@ -83,17 +85,7 @@ def main() -> None:
     RESULTS.write_text(text)
 
 
-def save(shape: str, folder: Path) -> Path:
-    """A model of this shape in bfloat16, with random weights and the embedded model's tokenizer."""
-    torch.manual_seed(SEED)
-    config = CONFIGS[shape]()
-    config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
-    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    copy_tokenizer(folder)
-    return folder
-
-
-def pace(settings: list[str], scratch: Path, tokens: int) -> tuple[float, float]:
+def pace(settings: list[str], scratch: Path) -> tuple[float, float]:
     """Seconds of a step, and the bytes that cross the cut in one."""
     fixed = ["model.cut_layer=2", "model.dtype=bfloat16", "roles.client_ranks=1", "fed.clients=1", "fed.every=1000"]
     _, marks = marked_run([*fixed, f"train.batch_size={BATCH}", "train.epochs=1", *settings], scratch)

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
 import transformers
 from pareto_runs import ROOT, call
 
@@ -112,15 +113,14 @@ def save(name: str, folder: Path) -> Path:
     """A model of this shape, with random weights and the embedded model's tokenizer, unless it is there already."""
     if folder.is_dir():
         return folder
-    config = MODELS[name]()
-    config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    copy_tokenizer(folder)
+    save_random(MODELS[name](), folder)
     return folder
 
 
-def copy_tokenizer(folder: Path) -> None:
-    """Give a model of random weights the embedded model's."""
+def save_random(config: transformers.PretrainedConfig, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Random weights in `dtype`, and the embedded model's tokenizer."""
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
+    transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
     for file in Path(find_model("tiny").folder).glob("tokenizer*"):
         shutil.copy(file, folder)
 
