@@ -86,7 +86,6 @@ def _train(options: argparse.Namespace, place: Place | None) -> int:
     config = _config(options)
     if place is not None:
         layout_for(config, place.world_size)
-    choose_spins(config.roles.client_ranks, place)
     # Imported here: torch and transformers take seconds, a misspelt key should not.
     if options.dry_run:
         from splitcom_dist.dry_run import describe
@@ -102,6 +101,7 @@ def _train(options: argparse.Namespace, place: Place | None) -> int:
         from splitcom_dist.submit import submit
 
         return submit(config, options.settings, options.out, options.sbatch)
+    choose_spins(config.roles.client_ranks, place)  # not of who submits: a job begins with the environment it has
     if place is None:
         from splitcom_dist.launcher import launch
 

@@ -26,9 +26,9 @@ def choose_spins(client_ranks: int, place: Place | None) -> None:
 
 
 def rest_workers() -> bool:
-    """End the workers of this thread; the next operator starts new ones, in less than 0.1 ms. Results are the same.
+    """End the workers of this thread, if it has any; the next operator starts new ones. Results are the same.
 
-    False where there is no libgomp that can, or nothing to end.
+    False where there is no libgomp that can.
     """
     pause = _pause()
     return pause is not None and pause(SOFT) == 0
