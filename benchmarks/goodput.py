@@ -26,7 +26,8 @@ import torch.distributed as dist
 from machine import machine
 from torch import Tensor
 
-from splitcom_dist.codec.wire import HEADER, Expected, Header, in_messages, pack, parse_body, parse_header
+from splitcom_dist.codec.header import HEADER, Expected, Header, parse_header
+from splitcom_dist.codec.wire import in_messages, pack, parse_body
 from splitcom_dist.comm.gloo_p2p import GlooPair
 from splitcom_dist.comm.link import SLOT, Edge
 from splitcom_dist.comm.tcp_p2p import TcpPair

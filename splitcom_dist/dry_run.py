@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import nn
 
 from splitcom_dist.aggregate.ranks import Ranks
-from splitcom_dist.codec.wire import HEADER
+from splitcom_dist.codec.header import HEADER
 from splitcom_dist.comm.sharded_weights import slice_bytes
 from splitcom_dist.config.files import to_yaml
 from splitcom_dist.config.schema import Config

@@ -9,12 +9,12 @@ import torch
 from splitcom_dist.attendance import Attendance, Mode
 from splitcom_dist.codec.ends import make_decoder
 from splitcom_dist.codec.gated.modes import modes_bytes
+from splitcom_dist.codec.header import HEADER
 from splitcom_dist.codec.labels import max_label_bytes
 from splitcom_dist.codec.manifest import max_manifest_bytes
 from splitcom_dist.codec.quantize import quantizer_of
 from splitcom_dist.codec.rivals.delta import delta_bytes, whole_bytes
 from splitcom_dist.codec.rivals.matrices import MATRIX_QUANTIZERS
-from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.comm.compressed_mean import ANNOUNCEMENT, CHECKSUM, packet_bytes
 from splitcom_dist.comm.factors import answer_bytes, factor_bytes
 from splitcom_dist.comm.gradients import gradient_bytes

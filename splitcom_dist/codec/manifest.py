@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splitcom_dist.codec.header import Expected, Header
 from splitcom_dist.codec.prefix import KeyBook, News
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import Expected, Header
 from splitcom_dist.errors import UserError, WireError
 
 NO_PARENT = 2**32 - 1

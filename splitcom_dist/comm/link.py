@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.wire import HEADER, Expected, Header, in_messages, join_payload, parse_body, parse_header
+from splitcom_dist.codec.header import HEADER, Expected, Header, parse_header
+from splitcom_dist.codec.wire import in_messages, join_payload, parse_body
 from splitcom_dist.comm.background import Background
 from splitcom_dist.comm.failures import naming
 from splitcom_dist.links import LINKS

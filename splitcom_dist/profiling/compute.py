@@ -15,9 +15,10 @@ import torch
 from torch.nn import functional
 
 from splitcom_dist.codec.ends import make_decoder, make_encoder
+from splitcom_dist.codec.header import Header
 from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import Header, in_messages
+from splitcom_dist.codec.wire import in_messages
 from splitcom_dist.comm.link import SLOT
 from splitcom_dist.config.files import load_config
 from splitcom_dist.config.schema import Config

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from splitcom_dist.codec.gated.modes import modes_bytes
+from splitcom_dist.codec.header import HEADER
 from splitcom_dist.codec.manifest import max_manifest_bytes
 from splitcom_dist.codec.quantize import quantizer_of
-from splitcom_dist.codec.wire import HEADER
 from splitcom_dist.config.schema import Config, LinkCodecConfig
 from splitcom_dist.links import LINKS
 from splitcom_dist.replay.logs import RunLogs

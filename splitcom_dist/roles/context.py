@@ -7,11 +7,11 @@ import torch
 from splitcom_dist.attendance import Mode
 from splitcom_dist.checkpoints.course import Course
 from splitcom_dist.codec.frames import Decoder
+from splitcom_dist.codec.header import ABSENT, FRESH, RESYNC, Expected
 from splitcom_dist.codec.labels import max_label_bytes
 from splitcom_dist.codec.manifest import max_manifest_bytes
 from splitcom_dist.codec.residence import Residence, residence_of
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import ABSENT, FRESH, RESYNC, Expected
 from splitcom_dist.config.implied import head_trains
 from splitcom_dist.config.schema import Config
 from splitcom_dist.cuts.layers import Cuts

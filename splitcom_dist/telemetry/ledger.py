@@ -6,7 +6,7 @@ Traffic is counted where it is sent. Rows of receivers are there to be compared 
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.wire import Header
+from splitcom_dist.codec.header import Header
 from splitcom_dist.links import LINKS
 from splitcom_dist.schedule import Schedule
 from splitcom_dist.state import State, facts, read_facts

@@ -5,8 +5,8 @@ import math
 import time
 
 from splitcom_dist.codec.frames import Frames
+from splitcom_dist.codec.header import Header
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import Header
 from splitcom_dist.control.controller import Decision
 from splitcom_dist.links import LINK_CODES
 from splitcom_dist.metrics.perplexity import Perplexity

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitcom_dist.codec import wire
+from splitcom_dist.codec.header import ABSENT, FIELDS, HEADER, SECTIONS, Expected, Header, parse_header
 from splitcom_dist.codec.labels import LabelCache, LabelSender
 from splitcom_dist.codec.manifest import named_visit, pack_manifest
-from splitcom_dist.codec.wire import ABSENT, FIELDS, HEADER, SECTIONS, Expected, Header
 from splitcom_dist.errors import WireError
 
 EXPECTED = Expected("rank 1 (client 1)", 0, 5, 1, 8, 64, (48, 100, 64, 1, 128, 4096))
@@ -31,7 +31,7 @@ def example() -> Tensor:
 
 
 def read(packet: Tensor) -> tuple[Header, dict[str, Tensor]]:
-    header = wire.parse_header(packet, EXPECTED)
+    header = parse_header(packet, EXPECTED)
     sections = wire.parse_body(header, packet[HEADER.size :], EXPECTED)
     named_visit(header, sections["manifest"], None, EXPECTED)
     return header, sections
@@ -115,15 +115,15 @@ def test_ten_thousand_random_packets_are_refused_without_allocating() -> None:
 def test_sizes_beyond_the_configuration_are_refused_before_the_body_is_read() -> None:
     for section, limit in zip(SECTIONS, EXPECTED.section_bytes, strict=True):
         with pytest.raises(WireError, match=f"{section}_bytes"):
-            wire.parse_header(forge(f"{section}_bytes", limit + 1), EXPECTED)
+            parse_header(forge(f"{section}_bytes", limit + 1), EXPECTED)
 
 
 def test_frame_counts_that_do_not_fit_the_payload_are_refused() -> None:
     exact = replace(EXPECTED, intra_bytes=(0, 16))
-    assert wire.parse_header(example(), exact).n_i == 3
+    assert parse_header(example(), exact).n_i == 3
     lying = wire.pack(Header(link=0, step=5, client=1, samples=2, tokens=7, n_i=4, n_s=3), sections_of(example()))
     with pytest.raises(WireError, match="symbols_bytes: 48 for 4 positions of 16 bytes"):
-        wire.parse_header(lying, exact)
+        parse_header(lying, exact)
 
 
 def sections_of(packet: Tensor) -> dict[str, Tensor]:
@@ -168,14 +168,14 @@ def test_bad_labels_are_refused_and_not_cached(vocabulary: int) -> None:
 def test_absence_is_a_header_alone_and_only_where_it_may_be_told() -> None:
     absence = wire.pack(Header(link=0, step=5, client=1, flags=ABSENT), {})
     with pytest.raises(WireError, match=r"^rank 1 \(client 1\), up_activation, step 5: flags: 4 is not allowed here$"):
-        wire.parse_header(absence, EXPECTED)
+        parse_header(absence, EXPECTED)
     allowed = replace(EXPECTED, flags=ABSENT)
-    assert len(absence) == HEADER.size and wire.parse_header(absence, allowed).flags == ABSENT
+    assert len(absence) == HEADER.size and parse_header(absence, allowed).flags == ABSENT
     one = torch.ones(1, dtype=torch.uint8)
     for samples, sections in ((2, {}), (0, {"modes": one})):
         packet = wire.pack(Header(link=0, step=5, client=1, samples=samples, flags=ABSENT), sections)
         with pytest.raises(WireError, match="flags: 4 says that there is no batch, but there is one"):
-            wire.parse_header(packet, allowed)
+            parse_header(packet, allowed)
 
 
 @given(first=st.integers(HEADER.size, HEADER.size + 120), sizes=st.lists(st.integers(0, 40), min_size=6, max_size=6))

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from splitcom_dist.codec.wire import Expected
+from splitcom_dist.codec.header import Expected
 from splitcom_dist.comm.background import Background
 from splitcom_dist.errors import PeerLost
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitcom_dist.codec.wire import HEADER, Expected, Header
+from splitcom_dist.codec.header import HEADER, Expected, Header
 from splitcom_dist.comm.link import SLOT, Edge
 from splitcom_dist.errors import PeerLost, WireError
 

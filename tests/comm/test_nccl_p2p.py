@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.wire import Header
+from splitcom_dist.codec.header import Header
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.comm.nccl_p2p import NcclTransport, within
 from splitcom_dist.errors import PeerLost

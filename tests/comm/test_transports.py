@@ -19,7 +19,7 @@ from conftest import run_command
 from safetensors.torch import load_file
 from transport_ranks import SIZES, TIMEOUT
 
-from splitcom_dist.codec.wire import HEADER
+from splitcom_dist.codec.header import HEADER
 from splitcom_dist.config.files import load_config
 from splitcom_dist.errors import UserError
 from splitcom_dist.telemetry.hdf5 import read

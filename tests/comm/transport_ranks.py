@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.wire import HEADER, Expected, Header
+from splitcom_dist.codec.header import HEADER, Expected, Header
 from splitcom_dist.comm.link import SLOT, Edge
 from splitcom_dist.devices import device_for, take
 from splitcom_dist.ending import end_process

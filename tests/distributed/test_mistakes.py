@@ -18,6 +18,7 @@ from conftest import CONFIGS, Outcome, byte_tokenizer, run_command
 from torch import Tensor
 
 from splitcom_dist.codec import wire
+from splitcom_dist.codec.header import Header
 from splitcom_dist.comm import link
 from splitcom_dist.roles.aggregator import AggregatorRole
 from splitcom_dist.roles.client import ClientRole
@@ -213,7 +214,7 @@ def test_a_packet_corrupted_on_its_way_ends_the_run(position: int, field: str, m
     def patch() -> None:
         in_messages = wire.in_messages
 
-        def corrupting(header: wire.Header, *more: Any) -> tuple[Tensor, ...]:
+        def corrupting(header: Header, *more: Any) -> tuple[Tensor, ...]:
             messages = in_messages(header, *more)
             if (header.link, header.step, header.client) == (0, 3, 1):
                 messages[0][position] ^= 0x10

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import run_command
 
-from splitcom_dist.codec.wire import SECTIONS
+from splitcom_dist.codec.header import SECTIONS
 from splitcom_dist.comm.gloo_p2p import GlooPair
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.sources import ModelSource

@@ -12,7 +12,7 @@ import transformers
 from conftest import Outcome, run_command
 from safetensors.torch import load_file
 
-from splitcom_dist.codec.wire import HEADER
+from splitcom_dist.codec.header import HEADER
 from splitcom_dist.comm.compressed_mean import CHECKSUM, packet_bytes
 from splitcom_dist.config.files import load_config
 from splitcom_dist.links import LINKS, STANDARD, U_SHAPE

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_resume import at_step, check_same
 from test_runs import check_books, train
 
-from splitcom_dist.codec.wire import HEADER
+from splitcom_dist.codec.header import HEADER
 from splitcom_dist.links import LINKS
 from splitcom_dist.roles import client as client_module
 from splitcom_dist.roles import pace

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from splitcom_dist.codec.ends import make_encoder
 from splitcom_dist.codec.frames import Encoder
+from splitcom_dist.codec.header import Header
 from splitcom_dist.codec.manifest import pack_manifest
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import Header, pack
+from splitcom_dist.codec.wire import pack
 from splitcom_dist.config.files import load_config, to_yaml
 from splitcom_dist.config.schema import Config
 from splitcom_dist.control.choice import make_controller

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.frames import Decoder
+from splitcom_dist.codec.header import ABSENT, FRESH, MOVED, RESYNC, SECTIONS, Expected, Header
 from splitcom_dist.codec.manifest import named_visit
 from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import ABSENT, FRESH, MOVED, RESYNC, SECTIONS, Expected, Header
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINK_CODES

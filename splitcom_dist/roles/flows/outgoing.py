@@ -9,8 +9,8 @@ from torch import Tensor
 
 from splitcom_dist.codec.frames import Encoder
 from splitcom_dist.codec.gated.gate import Drift
+from splitcom_dist.codec.header import ABSENT, FRESH, MOVED, RESYNC, Header
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.codec.wire import ABSENT, FRESH, MOVED, RESYNC, Header
 from splitcom_dist.comm.link import Edge
 from splitcom_dist.devices import to_host
 from splitcom_dist.links import LINK_CODES
