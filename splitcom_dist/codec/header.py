@@ -6,7 +6,9 @@ point, and every length against what the configuration allows. Only then does it
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from torch import Tensor
 
@@ -17,13 +19,13 @@ MAGIC = 0x53504C4954434F4D  # "SPLITCOM"
 VERSION = 4
 SECTIONS = ("manifest", "labels", "side", "modes", "scales", "symbols")
 PAYLOAD = SECTIONS[-2:]
-FIELDS = (
-    "magic", "version", "link", "step", "client", "flags", "samples", "tokens", "targets", "n_i", "n_p", "n_s",
-    "n_c",
-    *(f"{section}_bytes" for section in SECTIONS), "store_digest", "answer_digest",
-    "body_checksum", "header_crc",
-)  # fmt: skip
+SIZES = tuple(f"{section}_bytes" for section in SECTIONS)
+COUNTS = ("n_i", "n_p", "n_s", "n_c")
+BEFORE = ("link", "step", "client", "flags", "samples", "tokens", "targets", *COUNTS)
+DIGESTS = ("store_digest", "answer_digest")
+FIELDS = ("magic", "version", *BEFORE, *SIZES, *DIGESTS, "body_checksum", "header_crc")
 HEADER = struct.Struct(f"<{len(FIELDS)}q")
+CRC = struct.Struct("<q")  # of the header: its last field
 RESYNC = 1  # flag of an answer: "my store differed from yours and is empty now; send this batch again as I frames"
 FRESH = 2  # flag: "your store differed from mine; empty yours before you decode, all of this is I frames"
 ABSENT = 4  # flag in place of a batch: "go on without me in this step"; a header alone
@@ -89,58 +91,53 @@ class Expected:
         return WireError(f"{self.peer}, {LINKS[self.link]}, step {self.step}: {field}: {reason}")
 
 
+def header_bytes(header: Header, section_bytes: Sequence[int], body_checksum: int) -> bytes:
+    """A header as it crosses, with what only its packet tells."""
+    named = *_before(header), *section_bytes, *_digests(header), body_checksum
+    raw = HEADER.pack(MAGIC, VERSION, *named, 0)[: -CRC.size]
+    return raw + CRC.pack(zlib.crc32(raw))
+
+
 def parse_header(first: Tensor, expected: Expected) -> Header:
     """The header at the front of a message (uint8). Raises WireError naming peer, link, step and field."""
-    if len(first) < HEADER.size:
-        raise expected.error("header", f"{len(first)} bytes, {HEADER.size} expected")
-    raw = bytes(first[: HEADER.size].numpy())
+    if first.numel() < HEADER.size:
+        raise expected.error("header", f"{first.numel()} bytes, {HEADER.size} expected")
+    raw = first.numpy().data[: HEADER.size]
     values = dict(zip(FIELDS, HEADER.unpack(raw), strict=True))
-    for field, wanted in (("magic", MAGIC), ("version", VERSION), ("header_crc", _crc(raw[:-8]))):
+    for field, wanted in (("magic", MAGIC), ("version", VERSION), ("header_crc", zlib.crc32(raw[: -CRC.size]))):
         if values[field] != wanted:
             raise expected.error(field, f"{values[field]}, {wanted} expected")
     for field in ("link", "step", "client"):
         if values[field] != getattr(expected, field):
             raise expected.error(field, f"{values[field]}, {getattr(expected, field)} expected")
-    _check_ranges(values, expected)
-    return Header(
-        **{field.name: values[field.name] for field in fields(Header) if field.name != "section_bytes"},
-        section_bytes=tuple(values[f"{section}_bytes"] for section in SECTIONS),
+    sizes = tuple(values[field] for field in SIZES)
+    _check_ranges(values, sizes, expected)
+    return Header(**{field: values[field] for field in _OWN}, section_bytes=sizes)
+
+
+_OWN = [field.name for field in fields(Header) if field.name != "section_bytes"]
+_before, _digests = attrgetter(*BEFORE), attrgetter(*DIGESTS)
+
+
+def _check_ranges(values: dict[str, int], sizes: tuple[int, ...], expected: Expected) -> None:
+    limits = (
+        ("samples", expected.max_samples),
+        ("tokens", expected.max_tokens),
+        ("targets", expected.max_targets),
+        *((field, 2**63 - 1) for field in DIGESTS),
+        *zip(SIZES, expected.section_bytes, strict=True),
+        *((field, values["tokens"]) for field in COUNTS),
+        ("body_checksum", 2**32 - 1),
     )
-
-
-def _check_ranges(values: dict[str, int], expected: Expected) -> None:
-    sizes = [values[f"{name}_bytes"] for name in SECTIONS]
-    limits = {"samples": expected.max_samples, "tokens": expected.max_tokens, "targets": expected.max_targets}
-    limits |= dict.fromkeys(("store_digest", "answer_digest"), 2**63 - 1)
-    limits |= {f"{name}_bytes": size for name, size in zip(SECTIONS, expected.section_bytes, strict=True)}
-    limits |= {
-        "n_i": values["tokens"],
-        "n_p": values["tokens"],
-        "n_s": values["tokens"],
-        "n_c": values["tokens"],
-        "body_checksum": 2**32 - 1,
-    }
-    for field, limit in limits.items():
+    for field, limit in limits:
         if not 0 <= values[field] <= limit:
             raise expected.error(field, f"{values[field]} is not within 0 and {limit}")
     if values["flags"] & ~(expected.flags | APART) or bool(values["flags"] & APART) != expected.apart:
         raise expected.error("flags", f"{values['flags']} is not allowed here")
     if values["flags"] & ABSENT and (values["samples"] or values["tokens"] or values["targets"] or sum(sizes)):
         raise expected.error("flags", f"{ABSENT} says that there is no batch, but there is one")
-    if values["n_i"] + values["n_p"] + values["n_s"] + values["n_c"] != values["tokens"]:
+    if sum(values[field] for field in COUNTS) != values["tokens"]:
         raise expected.error("n_i", "frame counts do not add up to the tokens")
-    for field, size in zip(("scales_bytes", "symbols_bytes"), expected.intra_bytes or (), strict=False):
+    for field, size in zip(SIZES[-len(PAYLOAD) :], expected.intra_bytes or (), strict=False):
         if values[field] != size * values["n_i"]:
             raise expected.error(field, f"{values[field]} for {values['n_i']} positions of {size} bytes")
-
-
-def header_bytes(header: Header) -> bytes:
-    named = {"magic": MAGIC, "version": VERSION, "header_crc": 0}
-    named |= {field: getattr(header, field) for field in FIELDS if hasattr(header, field)}
-    named |= {f"{name}_bytes": size for name, size in zip(SECTIONS, header.section_bytes, strict=True)}
-    raw = HEADER.pack(*(named[field] for field in FIELDS))
-    return raw[:-8] + struct.pack("<q", _crc(raw[:-8]))
-
-
-def _crc(raw: bytes) -> int:
-    return zlib.crc32(raw)

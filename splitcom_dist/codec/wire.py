@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.checksum import checksum, host_checksum
-from splitcom_dist.codec.header import APART, HEADER, PAYLOAD, SECTIONS, Expected, Header, header_bytes
+from splitcom_dist.codec.header import APART, PAYLOAD, SECTIONS, Expected, Header, header_bytes
 
 
 def pack(header: Header, sections: dict[str, Tensor], payload: Tensor | None = None) -> Tensor:
@@ -30,24 +30,22 @@ def in_messages(
     A rest that belongs to one section is a view of it: of a packet whose symbols are all that is large, little is
     copied.
     """
-    parts = [sections.get(name, _NOTHING).contiguous().view(-1) for name in SECTIONS]
-    sizes, of_payload = tuple(len(part) for part in parts), 0
+    of_payload = 0 if payload is None else checksum(payload)
     if payload is not None:
-        parts, of_payload = parts[: -len(PAYLOAD)], checksum(payload)
         header = replace(header, flags=header.flags | APART)
-    parts = [part for part in parts if len(part)]
-    body_checksum = host_checksum(*(part.numpy().data for part in parts), before=of_payload)
-    header = replace(header, section_bytes=sizes, body_checksum=body_checksum)
-    front = torch.empty(min(first, HEADER.size + sum(map(len, parts))), dtype=torch.uint8)
-    front[: HEADER.size] = torch.frombuffer(bytearray(header_bytes(header)), dtype=torch.uint8)
-    filled, rest = HEADER.size, []
+    sizes = [sections[name].numel() if name in sections else 0 for name in SECTIONS]
+    inside = (name for name in (SECTIONS if payload is None else SECTIONS[: -len(PAYLOAD)]) if name in sections)
+    parts = [sections[name].contiguous().view(-1).numpy().data for name in inside if sections[name].numel()]
+    body_checksum = host_checksum(*parts, before=of_payload)
+    front, rest = bytearray(header_bytes(header, sizes, body_checksum)), []
     for part in parts:
-        fits = min(len(part), len(front) - filled)
-        front[filled : filled + fits] = part[:fits]
-        filled += fits
+        fits = min(len(part), first - len(front))
+        front += part[:fits]
         if fits < len(part):
             rest.append(part[fits:])
-    return (front, *rest) if len(rest) < 2 else (front, torch.cat(rest))
+    if len(rest) > 1:
+        rest = [memoryview(bytearray().join(rest))]
+    return tuple(torch.frombuffer(message, dtype=torch.uint8) for message in (front, *rest))
 
 
 def join_payload(sections: dict[str, Tensor]) -> Tensor:
