@@ -101,7 +101,7 @@ def _train(options: argparse.Namespace, place: Place | None) -> int:
         from splitcom_dist.submit import submit
 
         return submit(config, options.settings, options.out, options.sbatch)
-    choose_spins(config.roles.client_ranks, place)  # not of who submits: a job begins with the environment it has
+    choose_spins(config.roles, place)  # not of who submits: a job begins with the environment it has
     if place is None:
         from splitcom_dist.launcher import launch
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from splitcom_dist.config.schema import RolesConfig
 from splitcom_dist.place import Place
 
 # Turns for which libgomp's workers spin. As it has it, they do so for milliseconds; with too few they fall asleep
@@ -15,13 +16,15 @@ ALONE, CROWDED = "100000", "10000"
 SOFT = 1  # omp_pause_soft: what OpenMP holds comes back with the next operator, settings stay
 
 
-def choose_spins(client_ranks: int, place: Place | None) -> None:
-    """How long workers spin in a run with so many client ranks, at this place or, without one, all on this machine.
+def choose_spins(roles: RolesConfig, place: Place | None) -> None:
+    """How long workers spin in a run with these ranks, at this place or, without one, all on this machine.
 
-    One client and its server take turns; of several on a machine one computes while the server serves another, and
-    who spins is in the way. Libgomp reads it once, when torch is loaded. GOMP_SPINCOUNT in the environment wins.
+    One client and its server take turns, and so do several with a server that takes them together; of those that it
+    takes one by one some compute while it serves another, and who spins is in the way. Libgomp reads it once, when
+    torch is loaded. GOMP_SPINCOUNT in the environment wins.
     """
-    alone = client_ranks == 1 or (place is not None and place.local_world_size == 1)
+    in_turns = roles.client_ranks == 1 or roles.server_batching == "merged"
+    alone = in_turns or (place is not None and place.local_world_size == 1)
     os.environ.setdefault("GOMP_SPINCOUNT", ALONE if alone else CROWDED)
 
 

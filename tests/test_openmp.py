@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from splitcom_dist.config.schema import RolesConfig
 from splitcom_dist.openmp import choose_spins
 from splitcom_dist.place import Place
 
@@ -37,15 +38,23 @@ def test_workers_rest_and_come_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("client_ranks", "local_ranks", "expected"),
-    [(1, None, "100000"), (1, 3, "100000"), (4, None, "10000"), (4, 2, "10000"), (4, 1, "100000")],
+    ("roles", "local_ranks", "expected"),
+    [
+        (RolesConfig(client_ranks=1), None, "100000"),
+        (RolesConfig(client_ranks=1), 3, "100000"),
+        (RolesConfig(client_ranks=4), None, "10000"),
+        (RolesConfig(client_ranks=4), 2, "10000"),
+        (RolesConfig(client_ranks=4), 1, "100000"),
+        (RolesConfig(client_ranks=4, server_batching="merged"), 2, "100000"),
+        (RolesConfig(client_ranks=4, server_batching="arrival"), 2, "10000"),
+    ],
 )
 def test_workers_spin_long_where_nobody_else_computes_meanwhile(
-    client_ranks: int, local_ranks: int | None, expected: str, monkeypatch: pytest.MonkeyPatch
+    roles: RolesConfig, local_ranks: int | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "")
     monkeypatch.delenv("GOMP_SPINCOUNT")
-    choose_spins(client_ranks, Place(0, 6, "torchrun", 0, local_ranks) if local_ranks else None)
+    choose_spins(roles, Place(0, 6, "torchrun", 0, local_ranks) if local_ranks else None)
     assert os.environ["GOMP_SPINCOUNT"] == expected
-    choose_spins(5 - client_ranks, None)
+    choose_spins(RolesConfig(client_ranks=5 - roles.client_ranks), None)
     assert os.environ["GOMP_SPINCOUNT"] == expected, "what is set stays"

@@ -30,7 +30,7 @@ def profile(options: argparse.Namespace, place: Place | None) -> int:
         return _from_logs(options) if place is None or place.rank == 0 else 0
     config = load_config(*files_and_overrides(options.settings))
     check_planned(config)
-    choose_spins(config.roles.client_ranks, place)
+    choose_spins(config.roles, place)
     if place is None:
         from splitcom_dist.launcher import launch
         from splitcom_dist.profiling.run import profile_rank
