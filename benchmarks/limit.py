@@ -3,13 +3,14 @@
     python benchmarks/limit.py [--shapes tiny gpt2] [--clients 1 4] [--rounds 5] [--codec none]
 
 The limit is one_process.py: the same model, LoRA, batches and optimizer in one process with peft, and no wire. Both
-take 8 texts of 128 tokens a client and step, targets at every position; the one process computes with as many threads
+take 8 texts of 128 tokens a client and step, targets at every position, those of several clients one after the other
+(roles.server_batching=sequential) or in one pass (merged); the one process computes with as many threads
 as there are cores, the ranks share these. A round times the two one after the other; printed are medians over rounds,
 and of the ratios the lowest and the highest too. Start-up, the first steps and the last one do not count. `work` is
 the CPU time a token of clients and server, against that of the one process: what of a shortfall is work, not waiting
 (threads that spin until others are done count in it; ranks let them spin less).
-Writes benchmarks/results/limit.md. Five rounds take five minutes for tiny on two idle cores, half an hour for GPT-2
-small's shape.
+Writes benchmarks/results/limit.md. Five rounds take ten minutes for tiny on two idle cores, three quarters of
+an hour for GPT-2 small's shape.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from step_marks import marked_run
 RESULTS = Path(__file__).parent / "results" / "limit.md"
 BATCH, TOKENS, WARM_UP = 8, 128, 2
 COUNTED = {"tiny": 24, "gpt2": 6}  # client batches at least; with several clients a step has several
+BATCHING = ("sequential", "merged")
 REACH = {1: 0.95, 4: 0.90}
 
 
@@ -60,22 +62,24 @@ def main() -> None:
         f"one process that does the same arithmetic with peft; {BATCH} x {TOKENS} tokens a client and step, medians of "
         f"{options.rounds} interleaved rounds. Seed {SEED}. {machine()}",
         "",
-        "| model | clients | threads a rank | split run | one process | ratio | lowest, highest | reach | work |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| model | clients | batching | threads | split run | one process | ratio | lowest, highest | reach | work |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for shape, clients in itertools.product(options.shapes, options.clients):
+    for shape, clients, batching in itertools.product(options.shapes, options.clients, BATCHING):
+        if clients == 1 and batching != BATCHING[0]:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
-            settings = settings_of(shape, clients, Path(scratch))
+            settings = settings_of(shape, clients, batching, Path(scratch))
             own = [f"codec={options.codec}", *options.more]
             rounds = [one_round(settings, own, clients, Path(scratch) / str(n)) for n in range(options.rounds)]
-        lines.append(row(shape, clients, rounds, options.more))
+        lines.append(row(shape, clients, batching, rounds, options.more))
         print(lines[-1], file=sys.stderr, flush=True)
     text = "\n".join([*lines, ""])
     print(text)
     RESULTS.write_text(text)
 
 
-def settings_of(shape: str, clients: int, scratch: Path) -> list[str]:
+def settings_of(shape: str, clients: int, batching: str, scratch: Path) -> list[str]:
     """What both compute."""
     steps = WARM_UP + max(3, -(-COUNTED[shape] // clients)) + 1
     return [
@@ -83,6 +87,7 @@ def settings_of(shape: str, clients: int, scratch: Path) -> list[str]:
         f"model.name={model_folder(shape, scratch)}",
         "model.cut_layer=2",
         f"roles.client_ranks={clients}",
+        f"roles.server_batching={batching}",
         f"fed.clients={clients}",
         f"fed.every={WARM_UP + 2}",  # so that an averaging counts
         f"train.batch_size={BATCH}",
@@ -101,13 +106,13 @@ def one_round(settings: list[str], own: list[str], clients: int, scratch: Path) 
     return Round(Pace(tokens / seconds, cpu / tokens), one_process(settings, WARM_UP))
 
 
-def row(shape: str, clients: int, rounds: list[Round], more: list[str]) -> str:
+def row(shape: str, clients: int, batching: str, rounds: list[Round], more: list[str]) -> str:
     threads = next((text.split("=")[1] for text in more if text.startswith("runtime.threads=")), "auto")
     ratios = [each.ratio for each in rounds]
     split, limit = (median(getattr(each, side).tokens_per_second for each in rounds) for side in ("split", "limit"))
     reach = f"{REACH[clients]:.2f}" if clients in REACH else "-"
     return (
-        f"| {shape} | {clients} | {threads} | {split:,.0f} | {limit:,.0f} | {median(ratios):.3f} | "
+        f"| {shape} | {clients} | {batching} | {threads} | {split:,.0f} | {limit:,.0f} | {median(ratios):.3f} | "
         f"{min(ratios):.3f}, {max(ratios):.3f} | {reach} | {median(each.work for each in rounds):.2f} |"
     )
 

@@ -2,12 +2,13 @@
 
     python benchmarks/one_process.py [--warm-up 5] key=value ...
 
-The settings are those of the split run. Every step takes a batch of each client, one after the other, and one step of
-the optimizer on their gradients. Prints tokens (input positions) a second, and seconds of CPU a token; neither the
-first steps count nor the last.
+The settings are those of the split run. Every step takes a batch of each client, one after the other or, as the server
+with roles.server_batching=merged, all in one pass, and one step of the optimizer on their gradients. Prints tokens
+(input positions) a second, and seconds of CPU a token; neither the first steps count nor the last.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -71,8 +72,12 @@ def train(settings: Sequence[str], warm_up: int) -> Pace:
         if step == warm_up:
             tokens, started, cpu = 0, time.perf_counter(), time.process_time()
         targets = 0
-        for client in schedule.active_clients(step):
-            batch = collate(schedule.batch(shards[client], client, step, config.train.seed))
+        clients = schedule.active_clients(step)
+        passes = [schedule.batch(shards[client], client, step, config.train.seed) for client in clients]
+        if config.roles.server_batching == "merged":
+            passes = [list(itertools.chain(*passes))]
+        for samples in passes:
+            batch = collate(samples)
             loss_of(model, batch).backward()
             targets += sum(map(len, batch.targets))
             tokens += int(batch.lengths.sum())
