@@ -1,4 +1,4 @@
-"""How a rank computes: with how many threads, and with the memory of the step before."""
+"""How a rank computes: with how many threads, behind whom, and with the memory of the step before."""
 
 import os
 
@@ -8,10 +8,16 @@ from splitcom_dist.heap import keep_freed_memory
 from splitcom_dist.layout import Layout
 from splitcom_dist.place import Place
 
+BEHIND = 10  # of niceness: against a thread without, a tenth of a core
+
 
 def prepare_computing(threads: int, place: Place, layout: Layout) -> None:
-    """For runs, and for profiles, which foretell them: with so many threads, or with this rank's share if that is 0."""
+    """For runs, and for profiles, which foretell them: with so many threads, or with this rank's share if that is 0.
+
+    From here on this thread, and those that it starts, are as nice as `niceness` has it.
+    """
     keep_freed_memory()
+    os.nice(niceness(place, layout))
     torch.set_num_threads(threads or fair_threads(place, layout))
 
 
@@ -25,3 +31,15 @@ def fair_threads(place: Place, layout: Layout) -> int:
     cores = len(os.sched_getaffinity(0))
     alike = layout.client_ranks if place.rank in layout.client_ranks else layout.body_ranks
     return max(1, cores // max(1, min(place.local_world_size, len(alike))))
+
+
+def niceness(place: Place, layout: Layout) -> int:
+    """By how much this rank lets others on its machine go first.
+
+    Several clients go behind the server beside them, which all of them wait for: its threads wait for each other in
+    every operator, so that one that has lost its core to a client keeps all of them. What clients compute meanwhile,
+    they compute where it leaves cores idle.
+    """
+    beside_servers = place.local_world_size == layout.world_size
+    several = len(layout.client_ranks) > 1
+    return BEHIND if beside_servers and several and place.rank in layout.client_ranks else 0
