@@ -6,8 +6,9 @@ import time
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 LINE_SECONDS = 10.0  # between two plain lines inside an epoch
 
@@ -58,7 +59,7 @@ class Tracker:
         self.wire_bytes = wire_bytes
 
     def text(self) -> str:
-        megabytes = f"{self.wire_bytes / 1e6:,.1f} MB up and down"
+        megabytes = f"{self.wire_bytes / 1e6:,.1f} MB wire"
         loss = "" if math.isnan(self.loss) else f"loss {self.loss:.3f}  "  # in the U-shape the server knows none
         return f"{loss}{self.rate:,.0f} tokens/s  {megabytes}"
 
@@ -70,13 +71,12 @@ class Live(Tracker):
         super().__init__()
         self.console = console
         self.bar = Bar(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("epoch {task.fields[epoch]}", table_column=whole()),
+            BarColumn(bar_width=None),  # what is left
+            MofNCompleteColumn(table_column=whole()),
+            TextColumn("{task.fields[text]}", table_column=whole()),
+            TimeRemainingColumn(compact=True, table_column=whole()),
+            TextColumn("left", table_column=whole()),
             console=console,
             refresh_per_second=4,
         )
@@ -98,6 +98,11 @@ class Live(Tracker):
 
     def close(self) -> None:
         self.bar.stop()
+
+
+def whole() -> Column:
+    """Of text that is not cut off for the bar's sake."""
+    return Column(no_wrap=True)
 
 
 class Lines(Tracker):

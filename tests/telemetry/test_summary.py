@@ -98,6 +98,18 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
     assert "epoch 1: perplexity 9.50" in text and "1/4" in text and "loss 3.000" in text
 
 
+@pytest.mark.parametrize("wire_bytes", [5_000_000, 1_234_500_000])
+def test_a_bar_fits_a_terminal_of_eighty_columns(wire_bytes: int) -> None:
+    """Nothing of it is cut off, of a run of a thousand steps either."""
+    console = Console(width=80, record=True, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    progress = make_progress(True, console)
+    progress.start(1200, 50)
+    progress.step(599, 11, 3.0, 1, wire_bytes)
+    progress.close()
+    last = console.export_text().splitlines()[-1]
+    assert "…" not in last and "600/1200" in last and last.rstrip().endswith("left"), last
+
+
 def test_progress_can_be_off() -> None:
     assert isinstance(make_progress(False), Silent)
 
