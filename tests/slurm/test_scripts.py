@@ -93,7 +93,7 @@ def test_each_component_of_a_heterogeneous_job_takes_its_roles(queue: Queue, tmp
     queue.cluster.run("scancel", "--signal=TERM", job)
 
     def again() -> bool:  # only backfill starts such jobs, and it sleeps until something happens in the cluster
-        queue.cluster.run("scontrol", "update", f"JobId={job}", "Comment=wake")
+        queue.cluster.run("scontrol", "update", "PartitionName=high", "State=UP")
         return len(ranks_of(run)) == 10
 
     wait_until(again, "five ranks train again")
