@@ -20,13 +20,17 @@ def sample_index(lengths: Tensor) -> Tensor:
 
 
 def to_ragged(padded: Tensor, lengths: Tensor) -> Tensor:
-    """(B, L, d) padded on the right -> the real rows (T, d); differentiable."""
+    """(B, L, d) padded on the right -> the real rows (T, d), a view where nothing is padded; differentiable."""
+    if _is_full(lengths, padded.shape[1]):
+        return padded.flatten(0, 1)
     return padded.flatten(0, 1).index_select(0, _real_positions(lengths, padded.shape[1]).to(padded.device))
 
 
 def to_padded(rows: Tensor, lengths: Tensor) -> Tensor:
-    """(T, d) -> (B, max length, d) with zeros behind each sample; the inverse of `to_ragged`; differentiable."""
+    """(T, d) -> (B, max length, d), zeros behind each sample: the inverse of `to_ragged`, a view where it is one."""
     longest = int(lengths.max())
+    if _is_full(lengths, longest):
+        return rows.reshape(len(lengths), longest, rows.shape[1])
     positions = _real_positions(lengths, longest).to(rows.device)
     flat = rows.new_zeros(len(lengths) * longest, rows.shape[1])
     return flat.index_copy(0, positions, rows).view(len(lengths), longest, rows.shape[1])
@@ -43,6 +47,11 @@ def target_rows(lengths: Tensor, target_lengths: Tensor) -> Tensor:
     shift = lengths.cumsum(0) - target_lengths.cumsum(0)
     numbers = torch.arange(int(target_lengths.sum()), device=lengths.device)
     return numbers + shift.repeat_interleave(target_lengths)
+
+
+def _is_full(lengths: Tensor, width: int) -> bool:
+    """Whether all samples are as long as the grid is wide: of a packed corpus every batch."""
+    return bool((lengths == width).all())
 
 
 def _real_positions(lengths: Tensor, width: int) -> Tensor:

@@ -56,6 +56,19 @@ def test_ragged_and_padded_are_inverse(sizes: list[int], d: int) -> None:
         assert not padded[sample, sizes[sample] :].any()
 
 
+@given(st.integers(1, 5), st.integers(1, 9))
+def test_where_nothing_is_padded_nothing_is_copied(samples: int, length: int) -> None:
+    lengths = torch.full((samples,), length)
+    ragged = torch.randn(samples * length, 3, requires_grad=True)
+    padded = to_padded(ragged, lengths)
+    assert padded.shape == (samples, length, 3) and padded.data_ptr() == ragged.data_ptr()
+    again = to_ragged(padded, lengths)
+    assert again.data_ptr() == ragged.data_ptr() and torch.equal(again, ragged)
+    weights = torch.randn_like(again)
+    (again * weights).sum().backward()
+    assert ragged.grad is not None and torch.equal(ragged.grad, weights)
+
+
 def test_ragged_takes_padding_wider_than_the_longest_sample() -> None:
     padded = torch.arange(12.0).view(2, 3, 2)
     assert to_ragged(padded, torch.tensor([1, 2])).tolist() == [[0, 1], [6, 7], [8, 9]]
