@@ -29,8 +29,9 @@ from torch import Tensor
 from splitcom_dist.codec.header import HEADER, Expected, Header, parse_header
 from splitcom_dist.codec.wire import in_messages, pack, parse_body
 from splitcom_dist.comm.gloo_p2p import GlooPair
-from splitcom_dist.comm.link import SLOT, Edge
+from splitcom_dist.comm.link import Edge
 from splitcom_dist.comm.tcp_p2p import TcpPair
+from splitcom_dist.comm.transports import SLOT
 from splitcom_dist.heap import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "goodput.md"

@@ -12,7 +12,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from splitcom_dist.checkpoints.course import Course
-from splitcom_dist.comm import link
+from splitcom_dist.comm import link, outbox
 from splitcom_dist.roles.body import WholeBody
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.flows.incoming import Incoming
@@ -34,9 +34,9 @@ SPANS: dict[str, tuple[Any, str]] = {  # by name, the function that it is
     "head backward": (ClientRole, "backward"),
     "body": (WholeBody, "forward_backward"),
     "optimizer": (AdapterOptimizer, "step_on_mean"),
-    "encode, pack, send": (Outgoing, "send"),
-    "pack": (link, "in_messages"),
-    "pack and send": (link.Edge, "send"),
+    "encode, pack, send": (Outgoing, "_send"),
+    "pack": (outbox, "in_messages"),
+    "pack and send": (outbox.Outbox, "send"),
     "wait, receive, check": (link.Edge, "receive"),
     "check of a body": (link, "parse_body"),
     "decode": (Incoming, "decode"),

@@ -11,13 +11,13 @@ from splitcom_dist.comm.circle import Circle, Ring
 from splitcom_dist.comm.failures import naming
 from splitcom_dist.comm.gloo_p2p import GlooPair
 from splitcom_dist.comm.groups import Groups
-from splitcom_dist.comm.link import Transport
 from splitcom_dist.comm.mpi_p2p import MpiCommunicator, available, check_launcher
 from splitcom_dist.comm.nccl_p2p import NcclTransport, check_devices, connect
 from splitcom_dist.comm.shaped import Link, ShapedTransport, hold
 from splitcom_dist.comm.star import Hub, Spoke
 from splitcom_dist.comm.tcp_meeting import address_towards
 from splitcom_dist.comm.tcp_p2p import TcpPair
+from splitcom_dist.comm.transports import Transport
 from splitcom_dist.config.schema import LinkConfig
 from splitcom_dist.devices import identity
 from splitcom_dist.errors import UserError

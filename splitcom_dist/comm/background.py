@@ -1,7 +1,7 @@
-"""Packets that come in and messages that leave while a rank computes: a thread does what was asked for, in that order.
+"""Packets that come in and leave while a rank computes: a thread does what was asked for, in that order.
 
-It lives in waits that release the interpreter, for a peer, or for the checksum of what has come. Each of them has the
-timeout of its transport, so that whoever waits for an outcome here does not wait longer than for the transport itself.
+It lives in what releases the interpreter: waits for a peer, operators of torch, checksums. Each wait has the timeout of
+its transport, so that whoever waits for an outcome here does not wait longer than for the transport itself.
 """
 
 import threading
@@ -46,6 +46,10 @@ class Background(Generic[Asked, Done]):
             raise arrived
         return arrived
 
+    def interrupt(self, error: Exception) -> None:
+        """Let whoever opens next raise this: what it waits for will not come."""
+        self._put(error)
+
     def close(self) -> None:
         """End the thread; one that waits for what nobody will open any more is left to its timeout."""
         self._asked.put(None)
@@ -59,6 +63,9 @@ class Background(Generic[Asked, Done]):
                 arrived: Done | Exception = failure or self._act(what)
             except Exception as error:
                 arrived = failure = error
-            self._arrived.put(arrived)
-            if self._bell is not None:
-                self._bell.set()
+            self._put(arrived)
+
+    def _put(self, arrived: Done | Exception) -> None:
+        self._arrived.put(arrived)
+        if self._bell is not None:
+            self._bell.set()

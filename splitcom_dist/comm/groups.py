@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from splitcom_dist.comm.circle import Ring
 from splitcom_dist.comm.gloo_p2p import GlooPair
-from splitcom_dist.comm.link import Transport
+from splitcom_dist.comm.transports import Transport
 from splitcom_dist.layout import Layout
 from splitcom_dist.presence.pulse import SILENCE
 

@@ -3,52 +3,27 @@
 A packet travels as one message of at most `SLOT` bytes, then one message with the rest, if any. The receiver posts
 the slot ahead of time and learns from the header, once it believes it, how long the rest is. A payload that lies on a
 device comes last, from device to device; only then does the receiver open a buffer for it. An edge that runs ahead does
-all this while its rank computes: sends are posted and waited for at the end of a step, an inbox receives.
+all this while its rank computes: an outbox makes and posts packets, which are waited for at the end of a step, an inbox
+receives.
 """
 
 import threading
 import time
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from splitcom_dist.codec.header import HEADER, Expected, Header, parse_header
-from splitcom_dist.codec.wire import in_messages, join_payload, parse_body
+from splitcom_dist.codec.wire import parse_body
 from splitcom_dist.comm.background import Background
 from splitcom_dist.comm.failures import naming
+from splitcom_dist.comm.outbox import Act, Outbox
+from splitcom_dist.comm.transports import SLOT, DeviceTransport, Pending, Transport
 from splitcom_dist.links import LINKS
 from splitcom_dist.openmp import rest_workers
 
 Arrived = tuple[Header, dict[str, Tensor], int]  # a packet with its size in bytes
-
-SLOT = 32 * 1024  # bytes; up to here a second message costs more than sending the first one whole
-
-
-class Pending(Protocol):
-    def wait(self) -> object: ...
-
-
-class Transport(Protocol):
-    peer: int  # the rank at the other end
-
-    def send(self, *messages: Tensor) -> None: ...
-
-    def post_send(self, message: Tensor) -> Pending: ...
-
-    def post_receive(self, buffer: Tensor) -> Pending: ...
-
-
-class DeviceTransport(Protocol):
-    @property
-    def device(self) -> torch.device:
-        """Where what it sends and receives lies."""
-        ...
-
-    def send(self, message: Tensor) -> None: ...
-
-    def post_receive(self, buffer: Tensor) -> Pending: ...
 
 
 class Edge:
@@ -58,57 +33,67 @@ class Edge:
         """Without a transport nothing can cross until `connect`; `devices` takes payloads that cross apart."""
         self.peer = peer
         self.waited = 0.0  # seconds spent waiting for the peer's packets
-        self.sending = 0.0  # seconds until its packets were taken: the peer may have been busy with others
         self.arriving = 0.0  # seconds until the rest of packets that had begun to come was here: the link's own time
-        self.ahead = False  # whether packets cross while this rank computes
         self.bell: threading.Event | None = None  # rung when a packet has come ahead
-        self._given = transport
         self._devices = devices
         self._slot = torch.empty(SLOT, dtype=torch.uint8)
         self._buffer = self._slot
         self._posted: Pending | None = None
-        self._under_way: list[tuple[str, Tensor, Pending]] = []  # sends: of what, and what must stay in memory
         self._inbox: Background[Expected, tuple[Arrived, float]] | None = None
+        self._given = transport
+        self._outbox = None if transport is None else self._outbox_for(transport)
 
     def connect(self, transport: Transport) -> None:
         """Go on over another transport: to a peer that was lost and has come back."""
         self.close()
-        self._given, self._posted, self._slot = transport, None, torch.empty(SLOT, dtype=torch.uint8)
-        self._under_way.clear()
-        self.ahead = False
+        self._given, self._outbox = transport, self._outbox_for(transport)
+        self._posted, self._slot = None, torch.empty(SLOT, dtype=torch.uint8)
 
     @property
-    def _transport(self) -> Transport:
-        assert self._given is not None
-        return self._given
+    def outbox(self) -> Outbox:
+        """What leaves here."""
+        assert self._outbox is not None
+        return self._outbox
+
+    @property
+    def ahead(self) -> bool:
+        """Whether packets are made and cross while this rank computes; until `settle`."""
+        return self.outbox.ahead
+
+    @ahead.setter
+    def ahead(self, ahead: bool) -> None:
+        self.outbox.ahead = ahead
+
+    @property
+    def sending(self) -> float:
+        """Seconds until packets that did not leave ahead were taken: the peer may have been busy with others."""
+        return self.outbox.sending
+
+    def do(self, act: Act) -> None:
+        """Make a packet and `send` it, and write it down; ahead in a thread, behind what was given before, and with
+        `finish`. What goes wrong there is raised where this rank next waits for the peer."""
+        if self.ahead:
+            self._open_inbox()  # before anything can go wrong
+        self.outbox.do(act)
 
     def send(self, header: Header, sections: dict[str, Tensor], *, apart: bool = False) -> int:
         """Send one packet, its payload `apart` if it is on a device; returns its size on the wire in bytes."""
-        payload = join_payload(sections) if apart else None
-        messages = in_messages(header, sections, SLOT, payload)
-        what, started = f"{LINKS[header.link]}, step {header.step}", time.perf_counter()
-        with self._naming(what):
-            if self.ahead:
-                self._under_way += [(what, message, self._transport.post_send(message)) for message in messages]
-            else:
-                self._transport.send(*messages)
-            if payload is not None and len(payload):
-                assert self._devices is not None
-                self._devices.send(payload)
-        self.sending += time.perf_counter() - started
-        return sum(map(len, messages)) + (0 if payload is None else len(payload))
+        return self.outbox.send(header, sections, apart=apart)
+
+    def finish(self) -> None:
+        """Wait until all packets are made that were to be made ahead, and write them down. Raises what went wrong."""
+        self.outbox.finish()
 
     def settle(self) -> None:
         """Wait until the peer has taken all that was sent, and run ahead no longer. Raises PeerLost."""
-        self.ahead, started = False, time.perf_counter()
-        while self._under_way:
-            what, _, pending = self._under_way.pop(0)
-            with self._naming(what):
-                pending.wait()
+        started = time.perf_counter()
+        self.outbox.settle()
         self.waited += time.perf_counter() - started
 
     def close(self) -> None:
-        """Receive nothing in the background any more."""
+        """Make and receive nothing in the background any more."""
+        if self._outbox is not None:
+            self._outbox.close()
         if self._inbox is not None:
             self._inbox.close()
         self._inbox = None
@@ -121,9 +106,7 @@ class Edge:
         if not self.ahead:
             self.post()
             return
-        if self._inbox is None:
-            self._inbox = Background(self._take_whole, f"from {self.peer}", self.bell)
-        self._inbox.ask(expected)
+        self._open_inbox().ask(expected)
 
     @property
     def has_arrived(self) -> bool:
@@ -178,6 +161,23 @@ class Edge:
             waited, self.arriving = waited + more, self.arriving + more
         sections = parse_body(header, packet[HEADER.size :], expected, payload)
         return (header, sections, total + header.apart_bytes), waited
+
+    @property
+    def _transport(self) -> Transport:
+        assert self._given is not None
+        return self._given
+
+    def _outbox_for(self, transport: Transport) -> Outbox:
+        return Outbox(transport, self.peer, self._devices, self._fail)
+
+    def _open_inbox(self) -> Background[Expected, tuple[Arrived, float]]:
+        if self._inbox is None:
+            self._inbox = Background(self._take_whole, f"from {self.peer}", self.bell)
+        return self._inbox
+
+    def _fail(self, error: Exception) -> None:
+        """A packet could not be made: who waits for an answer hears of it at once."""
+        self._open_inbox().interrupt(error)
 
     def _naming(self, what: str) -> AbstractContextManager[None]:
         return naming(self.peer, [self._transport.peer], what)

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 from torch import Tensor
 
-from splitcom_dist.comm.link import Pending, Transport
+from splitcom_dist.comm.transports import Pending, Transport
 
 
 class Link:

@@ -63,6 +63,7 @@ class Service:
     def _lose(self, rank: int, reason: str) -> None:
         if rank in self._served:
             self._lost[rank] = reason
+            self._edges[rank].outbox.close()  # what belongs to its clients is given up
             self._world.membership.lose(rank, self._served.pop(rank))
 
     def _take(self, rank: int, step: int) -> bool:

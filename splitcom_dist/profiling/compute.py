@@ -19,7 +19,7 @@ from splitcom_dist.codec.header import Header
 from splitcom_dist.codec.ragged import to_padded, to_ragged
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.codec.wire import in_messages
-from splitcom_dist.comm.link import SLOT
+from splitcom_dist.comm.transports import SLOT
 from splitcom_dist.config.files import load_config
 from splitcom_dist.config.schema import Config
 from splitcom_dist.models.lora import adapter_parameters, attach_lora

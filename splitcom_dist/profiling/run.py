@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.comm.failures import naming
-from splitcom_dist.comm.link import Transport
 from splitcom_dist.comm.speed import Pair, measure
+from splitcom_dist.comm.transports import Transport
 from splitcom_dist.config.schema import Config
 from splitcom_dist.devices import device_for
 from splitcom_dist.errors import SplitcomError, UserError

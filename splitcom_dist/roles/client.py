@@ -210,6 +210,7 @@ class ClientRole:
             incoming.book(packet)
             reason = f"the server's store of client {client.id} differed; sending I frames again"
             record_event(self.context.log, step, "resync", reason)
+            self.edge.finish()  # encoders must be idle
             client.forget_sent()
             self.open(client, together, link, step)
             packet = incoming.receive(step, part.visit)

@@ -27,6 +27,7 @@ def receive_activation(context: Context, client: ServedClient, place: Place, ste
         up.refuse(packet)
         for _ in range(place.behind):  # made over the same references
             up.book(up.receive(step, book=client.book))
+        client.edge.finish()  # encoders must be idle
         client.forget_received()
         up.expect(step)
         client.outgoing[context.links[1]].ask_for_resync(step)

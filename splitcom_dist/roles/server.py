@@ -128,6 +128,7 @@ class ServerRole(ABC):
                     with self.service.tolerating(self.rank_of(client.number)):
                         client.incoming["up_activation"].expect(step)
                 parts += self.serve(wave, together, step)
+            self.finish(wave)
             served += wave
         self.body.end_step(step)
         arrived, waited = time.perf_counter(), sum(turn.waited for turn in parts)
@@ -163,6 +164,13 @@ class ServerRole(ABC):
             here = client.number not in self.absent and self.service.serves(self.rank_of(client.number))
             if here and number < count:
                 yield client, place_in(together, number, count)
+
+    def finish(self, wave: Sequence[ServedClient]) -> None:
+        """See that all answers to this wave are encoded: with the next one its clients may be parked."""
+        for client in wave:
+            if self.service.serves(rank := self.rank_of(client.number)):
+                with self.service.tolerating(rank):
+                    client.edge.finish()
 
     def settle(self, served: Sequence[ServedClient]) -> None:
         """See that all that was sent in this step has left."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from splitcom_dist.codec.header import Expected, Header
 from splitcom_dist.codec.wire import pack
 from splitcom_dist.comm.arrivals import Arrivals
-from splitcom_dist.comm.link import Edge, Pending
+from splitcom_dist.comm.link import Edge
+from splitcom_dist.comm.transports import Pending
 from splitcom_dist.errors import PeerLost
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitcom_dist.codec.header import HEADER, Expected, Header
-from splitcom_dist.comm.link import SLOT, Edge
+from splitcom_dist.comm.link import Edge
+from splitcom_dist.comm.transports import SLOT
 from splitcom_dist.errors import PeerLost, WireError
 
 AnyQueue: TypeAlias = "SimpleQueue[Tensor] | Queue[Tensor]"

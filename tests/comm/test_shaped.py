@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from splitcom_dist.comm.link import Pending
 from splitcom_dist.comm.shaped import Link, ShapedTransport, hold
+from splitcom_dist.comm.transports import Pending
 from splitcom_dist.telemetry.hdf5 import read
 
 

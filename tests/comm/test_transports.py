@@ -164,9 +164,9 @@ def run_settings(model: Path) -> list[str]:
     return ["train", f"model.name={model}", *(f"{key}={value}" for key, value in RUN.items()), "codec=video"]
 
 
-def assert_run_over_gloo(out: Path, model: Path, gloo: Path) -> None:
-    """The run in `out` is that over Gloo, made here in `gloo`, byte for byte."""
-    own = run_command([*run_settings(model), "--out", str(gloo)])
+def assert_run_over_gloo(out: Path, model: Path, gloo: Path, *extra: str) -> None:
+    """The run in `out` is that over Gloo, made here in `gloo` with the same settings, byte for byte."""
+    own = run_command([*run_settings(model), *extra, "--out", str(gloo)])
     assert own.code == 0, own.stderr
     saved = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (out, gloo)]
     assert saved[0].keys() == saved[1].keys()
@@ -195,7 +195,7 @@ def test_a_run_over_tcp_is_the_run_over_gloo_byte_for_byte(
     model = model_folders["gpt2"]
     outcome = run_command([*run_settings(model), "transport=tcp", *extra, "--out", str(tmp_path / "tcp")])
     assert outcome.code == 0, outcome.stderr
-    assert_run_over_gloo(tmp_path / "tcp", model, tmp_path / "gloo")
+    assert_run_over_gloo(tmp_path / "tcp", model, tmp_path / "gloo", *extra)
 
 
 def test_mpi_without_mpirun_says_what_to_do(model_folders: dict[str, Path], tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.header import HEADER, Expected, Header
-from splitcom_dist.comm.link import SLOT, Edge
+from splitcom_dist.comm.link import Edge
+from splitcom_dist.comm.transports import SLOT
 from splitcom_dist.devices import device_for, take
 from splitcom_dist.ending import end_process
 from splitcom_dist.errors import PeerLost, WireError

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from splitcom_dist.codec import wire
 from splitcom_dist.codec.header import Header
-from splitcom_dist.comm import link
+from splitcom_dist.comm import outbox
 from splitcom_dist.roles.aggregator import AggregatorRole
 from splitcom_dist.roles.client import ClientRole
 from splitcom_dist.roles.server import ServerRole
@@ -220,7 +220,7 @@ def test_a_packet_corrupted_on_its_way_ends_the_run(position: int, field: str, m
                 messages[0][position] ^= 0x10
             return messages
 
-        link.in_messages = corrupting  # type: ignore[assignment, attr-defined]
+        outbox.in_messages = corrupting  # type: ignore[assignment, attr-defined]
 
     outcome = train(model, tmp_path / "run", before=patch)
     assert_one_line(outcome, "rank 1 (client 1), up_activation, step 3", field)

@@ -1,13 +1,14 @@
 """The sending end of a link: values in, packets out; every packet is booked."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.frames import Encoder
+from splitcom_dist.codec.frames import Encoder, Frames
 from splitcom_dist.codec.gated.gate import Drift
 from splitcom_dist.codec.header import ABSENT, FRESH, MOVED, RESYNC, Header
 from splitcom_dist.codec.visit import Visit
@@ -48,15 +49,27 @@ class Outgoing:
         targets: int = 0,
         also: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Encode rows (T, d) of a batch and send them, with the sections `also`.
+        """Encode rows (T, d) of a batch and send them, with the sections `also`: while this rank goes on, if its edge
+        runs ahead. Nobody may write to `values` any more.
 
         `values` may be None where `encoder.needs_values` is False. `peer_digest` is the receiver's store as it has
         just told; where ours is another, both begin afresh.
         """
+        self.edge.do(partial(self._send, step, visit, values, peer_digest, answer_digest, targets, also or {}))
+
+    def _send(
+        self,
+        step: int,
+        visit: Visit,
+        values: Tensor | None,
+        peer_digest: int | None,
+        answer_digest: int,
+        targets: int,
+        also: Mapping[str, Tensor],
+    ) -> Callable[[], None]:
         started = time.perf_counter()
         flags = 0
         if peer_digest is not None and peer_digest != self.encoder.store.digest:
-            record_event(self.context.log, step, "resync", f"{self.link} of client {self.client}: beginning afresh")
             self.encoder.store.clear()
             flags = FRESH
         digest = self.encoder.store.digest
@@ -76,13 +89,22 @@ class Outgoing:
             store_digest=digest,
             answer_digest=answer_digest,
         )
-        self._transmit(header, {**frames.sections, **(also or {})}, started)
+        book = self._transmit(header, {**frames.sections, **also}, started)
+        return partial(self._book, book, header, visit, frames, values if self.sketches else None)
+
+    def _book(
+        self, packet: Callable[[], None], header: Header, visit: Visit, frames: Frames, values: Tensor | None
+    ) -> None:
+        """Write down what `_send` has sent."""
+        log, epoch = self.context.log, self.context.schedule.epoch_of(header.step)
+        if header.flags & FRESH:
+            record_event(log, header.step, "resync", f"{self.link} of client {self.client}: beginning afresh")
+        packet()
         if frames.similarity is not None and frames.sent is not None:
             self.drift.observe(visit.samples, frames.similarity, frames.sent)
-        epoch = self.context.schedule.epoch_of(step)
-        record_similarity(self.context.log, epoch, header, visit, frames)
+        record_similarity(log, epoch, header, visit, frames)
         if self.sketches is not None and values is not None:
-            self.sketches.record(step, epoch, self.client, header.link, visit, values)
+            self.sketches.record(header.step, epoch, self.client, header.link, visit, values)
 
     def _where_it_encodes(self, rows: Tensor) -> Tensor:
         """The rows where the codec of this link computes; the only copy of rows to the host."""
@@ -110,23 +132,27 @@ class Outgoing:
 
     def acknowledge(self, step: int, visit: Visit) -> None:
         """Answer a batch with a header alone, where no values are due."""
-        self._transmit(nothing_of(self.link, self.client, step, visit), {}, time.perf_counter())
+        self._tell(nothing_of(self.link, self.client, step, visit))
 
     def hand_over(self, step: int, moments: Tensor) -> None:
         """Send float32 values (n,) that belong to blocks which the other end will train."""
-        header = Header(LINK_CODES[self.link], step, self.client, flags=MOVED)
-        self._transmit(header, {"side": moments.view(torch.uint8)}, time.perf_counter())
+        self._tell(Header(LINK_CODES[self.link], step, self.client, flags=MOVED), side=moments.view(torch.uint8))
 
     def tell_absence(self, step: int) -> None:
         """In place of the packet that opens a turn: this client has no batch for this step."""
-        self._transmit(Header(LINK_CODES[self.link], step, self.client, flags=ABSENT), {}, time.perf_counter())
+        self._tell(Header(LINK_CODES[self.link], step, self.client, flags=ABSENT))
 
     def ask_for_resync(self, step: int) -> None:
         """Answer that the batch was refused, in place of values."""
-        self._transmit(Header(LINK_CODES[self.link], step, self.client, flags=RESYNC), {}, time.perf_counter())
+        self._tell(Header(LINK_CODES[self.link], step, self.client, flags=RESYNC))
 
-    def _transmit(self, header: Header, sections: dict[str, Tensor], started: float) -> None:
+    def _tell(self, header: Header, **sections: Tensor) -> None:
+        self.edge.do(lambda: self._transmit(header, sections, time.perf_counter()))
+
+    def _transmit(self, header: Header, sections: dict[str, Tensor], started: float) -> Callable[[], None]:
+        """Send a packet; what it returns books it."""
         encoded = time.perf_counter()
         wire = self.edge.send(header, sections, apart=self.context.residence(self.link).apart)
         labels = len(sections.get("labels", ()))
-        self.context.ledger.sent(header, wire, labels, encoded - started, time.perf_counter() - encoded)
+        seconds = encoded - started, time.perf_counter() - encoded
+        return partial(self.context.ledger.sent, header, wire, labels, *seconds)
