@@ -1,5 +1,7 @@
-"""An extension under which every second step of a run with roles.overlap=auto overlaps, to its end: overlap.py reads
-what either kind took, from one process group and one state of the machine."""
+"""An extension under which the steps of a run with roles.overlap=auto take its schedules in turn, to its end.
+
+overlap.py reads what each took, from one process group and one state of the machine.
+"""
 
 from splitcom_dist.roles import overlap
 

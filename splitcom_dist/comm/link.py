@@ -18,7 +18,7 @@ from splitcom_dist.codec.header import HEADER, Expected, Header, parse_header
 from splitcom_dist.codec.wire import parse_body
 from splitcom_dist.comm.background import Background
 from splitcom_dist.comm.failures import naming
-from splitcom_dist.comm.outbox import Act, Outbox
+from splitcom_dist.comm.outbox import Act, Ahead, Outbox
 from splitcom_dist.comm.transports import SLOT, DeviceTransport, Pending, Transport
 from splitcom_dist.links import LINKS
 from splitcom_dist.openmp import rest_workers
@@ -56,12 +56,12 @@ class Edge:
         return self._outbox
 
     @property
-    def ahead(self) -> bool:
-        """Whether packets are made and cross while this rank computes; until `settle`."""
+    def ahead(self) -> Ahead:
+        """What goes on while this rank computes; until `settle`."""
         return self.outbox.ahead
 
     @ahead.setter
-    def ahead(self, ahead: bool) -> None:
+    def ahead(self, ahead: Ahead) -> None:
         self.outbox.ahead = ahead
 
     @property
@@ -72,7 +72,7 @@ class Edge:
     def do(self, act: Act) -> None:
         """Make a packet and `send` it, and write it down; ahead in a thread, behind what was given before, and with
         `finish`. What goes wrong there is raised where this rank next waits for the peer."""
-        if self.ahead:
+        if self.ahead is Ahead.ENCODING:
             self._open_inbox()  # before anything can go wrong
         self.outbox.do(act)
 

@@ -1,13 +1,14 @@
 """The sending half of an edge: packets leave whole and in order, at once or while their rank computes.
 
-Ahead, a thread makes them, too: what it is given encodes a packet and posts it, behind what was given before. So the
-order of packets, and what every encoder has seen before each of them, is that of a rank which does one thing at a time.
-What is to be written down of them comes back to the rank's own thread: books have one hand, and one order.
+A thread may make them, too: what it is given encodes a packet and posts it, behind what was given before. So the order
+of packets, and what every encoder has seen before each of them, is that of a rank which does one thing at a time. What
+is to be written down of them comes back to the rank's own thread: books have one hand, and one order.
 """
 
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from enum import IntEnum
 
 from torch import Tensor
 
@@ -21,13 +22,21 @@ from splitcom_dist.links import LINKS
 Act = Callable[[], Callable[[], object]]  # makes and sends a packet; what it returns writes down that it has
 
 
+class Ahead(IntEnum):
+    """What goes on while a rank computes."""
+
+    NOTHING = 0
+    CROSSING = 1  # packets leave and arrive
+    ENCODING = 2  # and they are made
+
+
 class Outbox:
     """To `peer` (its name in the layout); `failed` is told what went wrong in the thread, as soon as it has."""
 
     def __init__(
         self, transport: Transport, peer: str, devices: DeviceTransport | None, failed: Callable[[Exception], None]
     ) -> None:
-        self.ahead = False
+        self.ahead = Ahead.NOTHING
         self.sending = 0.0  # seconds until packets were taken, of those that did not leave ahead
         self._transport = transport
         self._peer = peer
@@ -38,7 +47,7 @@ class Outbox:
 
     def do(self, act: Act) -> None:
         """Make a packet and `send` it, and write it down: at once, or ahead in the thread and with `finish`."""
-        if not self.ahead:
+        if self.ahead < Ahead.ENCODING:
             act()()
             return
         if self._desk is None:
@@ -70,7 +79,7 @@ class Outbox:
     def settle(self) -> None:
         """Wait until the peer has taken all that was sent, and run ahead no longer. Raises PeerLost."""
         self.finish()
-        self.ahead = False
+        self.ahead = Ahead.NOTHING
         while self._under_way:
             what, _, pending = self._under_way.pop(0)
             with naming(self._peer, [self._transport.peer], what):

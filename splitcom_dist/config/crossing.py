@@ -40,10 +40,10 @@ def check_crossing(config: Config) -> None:
         raise UserError("rest.policy=gain: codec.down_gradient.gate=never leaves heads nothing to wake for")
     if config.transport == "nccl":
         _check_nccl(config)
-    if config.roles.overlap == "full" and not may_overlap(config):
+    if config.roles.overlap in ("transfers", "full") and not may_overlap(config):
         raise UserError(
-            "roles.overlap=full: not with transport=nccl, which has one transfer under way at a time, nor in the "
-            "U-shape with dropout, whose noise depends on the order; set roles.overlap=none"
+            f"roles.overlap={config.roles.overlap}: not with transport=nccl, which has one transfer under way at a "
+            "time, nor in the U-shape with dropout, whose noise depends on the order; set roles.overlap=none"
         )
 
 

@@ -21,7 +21,7 @@ CHOICES = {
     "fed.adapter_quantizer": ("none", "int8"),
     "fed.rank_aggregation": ("zero_pad", "svd", "stack"),
     "roles.server_batching": ("sequential", "merged", "arrival"),
-    "roles.overlap": ("none", "full", "auto"),
+    "roles.overlap": ("none", "transfers", "full", "auto"),
     "fed.cuts.policy": ("static", "balance_time", "splitft"),
     "fed.lost": ("end", "go_on"),
     "fed.speed.dist": ("none", "uniform", "list"),

@@ -55,8 +55,9 @@ class RolesConfig:
     # come, in one pass, then those that have come meanwhile. Who comes first is chance: the bits are not the same again
     server_batching: str = "sequential"
     batching_window: float = 0.0  # arrival: seconds that who has come may be kept waiting for others
-    # none: a client's next micro-batch goes up when the gradient of the last has come; full: all go up at once, and are
-    # received and sent while ranks compute; auto: by what steps of either kind take at the start. The same adapters
+    # none: a client's next micro-batch goes up when the gradient of the last has come; transfers: all go up at once and
+    # cross while ranks compute; full: and are encoded meanwhile, which wants idle cores; auto: by what steps of each
+    # kind take at the start. The same adapters
     overlap: str = "auto"
 
 

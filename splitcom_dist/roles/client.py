@@ -160,7 +160,7 @@ class ClientRole:
                 )
                 for number in together
             ]
-            for together in groups(len(parts), self.edge.ahead)
+            for together in groups(len(parts), bool(self.edge.ahead))
         ]
 
     def leave_out(self, client: LogicalClient, step: int) -> None:

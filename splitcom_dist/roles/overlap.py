@@ -1,13 +1,16 @@
-"""Whether the micro-batches of a step overlap: as configured, or by what either schedule takes on these machines."""
+"""How far the micro-batches of a step overlap: as configured, or by what each schedule takes on these machines."""
 
+import math
 from statistics import median
 
+from splitcom_dist.comm.outbox import Ahead
 from splitcom_dist.config.implied import may_overlap
 from splitcom_dist.roles.context import Context
 from splitcom_dist.telemetry.records import record_event
 
-WARM_UP = 2  # steps that no measurement counts
-TRIAL = WARM_UP + 10  # steps, every second one overlapped
+SCHEDULES = {"none": Ahead.NOTHING, "transfers": Ahead.CROSSING, "full": Ahead.ENCODING}
+WARM_UP = len(SCHEDULES)  # steps that no measurement counts
+TRIAL = 5 * len(SCHEDULES)  # steps, of each schedule in turn
 
 
 class Overlap:
@@ -17,17 +20,17 @@ class Overlap:
         self._context = context
         self._leads = context.world.rank == context.world.layout.first_server
         self._first: int | None = None  # step of this launch
-        self._decided: bool | None = None
-        self._seconds: tuple[list[float], list[float]] = ([], [])  # a position, without overlap and with it
+        self._decided: Ahead | None = None
+        self._seconds: dict[Ahead, list[float]] = {ahead: [] for ahead in Ahead}  # a position
         config = context.config
         if config.roles.overlap != "auto" or config.train.micro_batches == 1 or not may_overlap(config):
-            self._decided = config.roles.overlap == "full"
+            self._decided = SCHEDULES.get(config.roles.overlap, Ahead.NOTHING)
 
-    def at(self, step: int) -> bool:
-        """Whether this step is overlapped, the same on every rank. Raises PeerLost."""
+    def at(self, step: int) -> Ahead:
+        """What goes on in this step while ranks compute, the same on every rank. Raises PeerLost."""
         if self._decided is None and self._trial(step) >= TRIAL:
-            self._decided = self._hear("overlap") == "full"
-        return self._trial(step) % 2 == 1 if self._decided is None else self._decided
+            self._decided = SCHEDULES[self._hear("overlap")]
+        return Ahead(self._trial(step) % len(Ahead)) if self._decided is None else self._decided
 
     def measure(self, step: int, seconds: float, tokens: int) -> None:
         """The first server's word on a step of so many positions; decides behind the last one of the trial."""
@@ -39,10 +42,10 @@ class Overlap:
             self._decide(step)
 
     def _decide(self, step: int) -> None:
-        apart, together = (median(times) if times else 0.0 for times in self._seconds)
-        choice = "full" if together < apart else "none"
-        told = f"{choice}: a position took {together * 1e6:.0f} us overlapped and {apart * 1e6:.0f} us one by one"
-        record_event(self._context.log, step, "overlap", told)
+        taken = {name: median(self._seconds[ahead] or [math.inf]) for name, ahead in SCHEDULES.items()}
+        choice = min(taken, key=taken.__getitem__)
+        told = ", ".join(f"{seconds * 1e6:.0f} us with {name}" for name, seconds in taken.items())
+        record_event(self._context.log, step, "overlap", f"{choice}: a position took {told}")
         self._context.world.announce("overlap", choice)
 
     def _trial(self, step: int) -> int:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from splitcom_dist.attendance import Mode
 from splitcom_dist.comm.arrivals import Arrivals
 from splitcom_dist.comm.gradients import StepTotals, sum_gradients
+from splitcom_dist.comm.outbox import Ahead
 from splitcom_dist.comm.reduce import make_sending
 from splitcom_dist.cuts.measured import Measured, Measures
 from splitcom_dist.models.lora import flatten, unflatten_into, without
@@ -119,11 +120,11 @@ class ServerRole(ABC):
         for numbers in self.context.schedule.waves(step, self.context.world.rank):
             wave = self.clients.present([number for number in numbers if self.service.serves(self.rank_of(number))])
             for client in wave:
-                client.edge.ahead = ahead or self.arrivals is not None
+                client.edge.ahead = ahead if self.arrivals is None else max(ahead, Ahead.CROSSING)
                 if self.arrivals is not None:
                     self.arrivals.attend(client.edge)
             count = max((self.context.schedule.micro_batches_of(number, step) for number in numbers), default=0)
-            for together in groups(count, ahead):
+            for together in groups(count, bool(ahead)):
                 for client, _ in () if self.opens(step) else self.due(wave, together, together.start, step):
                     with self.service.tolerating(self.rank_of(client.number)):
                         client.incoming["up_activation"].expect(step)

@@ -12,6 +12,7 @@ from splitcom_dist.codec.header import Expected, Header
 from splitcom_dist.codec.wire import pack
 from splitcom_dist.comm.arrivals import Arrivals
 from splitcom_dist.comm.link import Edge
+from splitcom_dist.comm.outbox import Ahead
 from splitcom_dist.comm.transports import Pending
 from splitcom_dist.errors import PeerLost
 
@@ -60,7 +61,7 @@ class Server:
         self.edges = [Edge(line, f"rank {line.peer}") for line in self.lines]
         self.arrivals = Arrivals(window)
         for client, edge in enumerate(self.edges):
-            edge.ahead = True
+            edge.ahead = Ahead.CROSSING
             self.arrivals.attend(edge)
             edge.expect(expecting(client))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from splitcom_dist.codec.header import HEADER, Expected, Header
 from splitcom_dist.comm.link import Edge
+from splitcom_dist.comm.outbox import Ahead
 from splitcom_dist.comm.transports import SLOT
 from splitcom_dist.errors import PeerLost, WireError
 
@@ -176,7 +177,7 @@ def test_a_posted_slot_is_used_once() -> None:
 @given(sizes=st.lists(st.integers(0, 3 * SLOT), min_size=1, max_size=6))
 def test_packets_that_come_ahead_are_kept_until_they_are_read(sizes: list[int]) -> None:
     left, right, wire = pair()
-    left.ahead = right.ahead = True
+    left.ahead = right.ahead = Ahead.CROSSING
     bodies = [torch.randint(0, 256, (size,), dtype=torch.uint8) for size in sizes]
     for step, body in enumerate(bodies):
         left.send(Header(0, step, 0), {"symbols": body})
@@ -200,7 +201,7 @@ def test_packets_that_come_ahead_are_kept_until_they_are_read(sizes: list[int]) 
 
 def test_what_comes_ahead_is_checked_too_and_refused_where_it_is_read() -> None:
     left, right, _ = pair()
-    right.ahead = True
+    right.ahead = Ahead.CROSSING
     left.send(Header(0, 3, 0), {})
     right.expect(expecting(0, step=4))
     with pytest.raises(WireError, match="step: 3, 4 expected"):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from splitcom_dist.codec.header import Header
 from splitcom_dist.comm.link import Edge
+from splitcom_dist.comm.outbox import Ahead
 from splitcom_dist.errors import UserError
 
 PATIENCE = 5.0  # seconds
@@ -19,7 +20,7 @@ PATIENCE = 5.0  # seconds
 
 def test_a_rank_goes_on_while_packets_are_made_and_they_leave_in_order() -> None:
     left, right, _ = pair()
-    left.ahead = True
+    left.ahead = Ahead.ENCODING
     may_go_on, made, books = threading.Event(), [], []
 
     def make(step: int) -> Callable[[], None]:
@@ -42,8 +43,10 @@ def test_a_rank_goes_on_while_packets_are_made_and_they_leave_in_order() -> None
     left.close()
 
 
-def test_without_running_ahead_it_is_done_at_once() -> None:
+@pytest.mark.parametrize("ahead", [Ahead.NOTHING, Ahead.CROSSING])
+def test_without_encoding_ahead_it_is_done_at_once(ahead: Ahead) -> None:
     left, _, _ = pair()
+    left.ahead = ahead
     made: list[str] = []
 
     def make() -> Callable[[], None]:
@@ -61,7 +64,7 @@ def sent(edge: Edge, step: int) -> Callable[[], None]:
 
 def test_to_finish_is_to_have_made_all_packets() -> None:
     left, _, wire = pair()
-    left.ahead = True
+    left.ahead = Ahead.ENCODING
     for step in range(20):
         left.do(partial(sent, left, step))
     left.finish()
@@ -95,7 +98,7 @@ class Never(Arrival):
 def test_who_waits_for_an_answer_hears_that_nothing_was_sent(expected_first: bool) -> None:
     peer = Silent()
     edge = Edge(peer, "rank 1 (server)")
-    edge.ahead = True
+    edge.ahead = Ahead.ENCODING
     due = threading.Event()
 
     def refuse() -> Callable[[], None]:
@@ -118,7 +121,7 @@ def test_who_waits_for_an_answer_hears_that_nothing_was_sent(expected_first: boo
 
 def test_what_was_to_be_sent_behind_a_failure_is_not_made() -> None:
     left, _, wire = pair()
-    left.ahead = True
+    left.ahead = Ahead.ENCODING
     made: list[int] = []
 
     def refuse() -> Callable[[], None]:

@@ -136,8 +136,9 @@ def test_nobody_is_served_as_he_comes_over_nccl() -> None:
 
 @pytest.mark.parametrize("overrides", [["shape=u_shape", "lora.dropout=0.1"], ["transport=nccl"]])
 def test_what_depends_on_the_order_of_a_step_does_not_overlap(overrides: list[str]) -> None:
-    with pytest.raises(UserError, match=r"set roles\.overlap=none"):
-        load_config([], [*overrides, "roles.overlap=full"])
+    for choice in ("transfers", "full"):
+        with pytest.raises(UserError, match=rf"roles\.overlap={choice}: .*set roles\.overlap=none"):
+            load_config([], [*overrides, f"roles.overlap={choice}"])
     load_config([], [*overrides, "train.micro_batches=2"])
 
 

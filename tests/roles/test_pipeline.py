@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splitcom_dist.comm.outbox import Ahead
 from splitcom_dist.config.schema import Config
 from splitcom_dist.data.batching import in_micro_batches
 from splitcom_dist.layout import Layout
 from splitcom_dist.roles import overlap as overlap_module
-from splitcom_dist.roles.overlap import TRIAL, Overlap
+from splitcom_dist.roles.overlap import SCHEDULES, TRIAL, WARM_UP, Overlap
 from splitcom_dist.roles.pipeline import groups, place_in
 from splitcom_dist.roles.turn import Turn, whole_turns
 from splitcom_dist.schedule import Schedule
@@ -79,26 +80,27 @@ def view(board: Board, rank: int, first: int, **roles: str) -> Overlap:
     return Overlap(context)
 
 
-@pytest.mark.parametrize(("slower", "choice"), [(2.0, False), (0.5, True)])
-def test_all_ranks_take_the_schedule_that_was_faster(
-    slower: float, choice: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("choice", list(Ahead))
+def test_all_ranks_take_the_schedule_that_was_fastest(choice: Ahead, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     monkeypatch.setattr(overlap_module, "record_event", lambda log, step, kind, text: events.append(text))
     board, first = Board(), 30
     server, client = view(board, 1, first), view(board, 0, first)
     returned = view(board, 0, first + 5)  # a client that came back: its own first step is a later one
     for step in range(first, first + TRIAL):
-        overlaps = server.at(step)
-        assert overlaps == client.at(step) == ((step - first) % 2 == 1)
-        assert step < first + 5 or returned.at(step) == overlaps
-        server.measure(step, 100.0 if step < first + 2 else (slower if overlaps else 1.0), 10)
-    assert len(events) == 1
+        tried = server.at(step)
+        assert tried is client.at(step) is Ahead((step - first) % 3)
+        assert step < first + 5 or returned.at(step) is tried
+        warm_up = step < first + WARM_UP  # the other way round, and longer
+        server.measure(step, (100.0 if tried is choice else 50.0) if warm_up else (1.0 if tried is choice else 2.0), 10)
+    (told,) = events
+    assert told.startswith(f"{ {ahead: name for name, ahead in SCHEDULES.items()}[choice] }: a position took")
     for step in range(first + TRIAL, first + TRIAL + 3):
         assert server.at(step) is client.at(step) is returned.at(step) is choice
 
 
 def test_nothing_is_measured_where_there_is_no_choice() -> None:
     board = Board()
-    assert view(board, 1, 0, overlap="full").at(0) and not view(board, 1, 0, overlap="none").at(1)
+    for name, ahead in SCHEDULES.items():
+        assert all(view(board, 1, 0, overlap=name).at(step) is ahead for step in range(3))
     assert not board.told
