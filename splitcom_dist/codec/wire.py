@@ -4,6 +4,7 @@ Scales and symbols, the payload, may cross apart: from device to device, behind 
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -30,12 +31,14 @@ def in_messages(
     A rest that belongs to one section is a view of it: of a packet whose symbols are all that is large, little is
     copied.
     """
-    of_payload = 0 if payload is None else checksum(payload)
+    inside: Sequence[str] = SECTIONS
+    of_payload = 0
     if payload is not None:
+        inside, of_payload = SECTIONS[: -len(PAYLOAD)], checksum(payload)
         header = replace(header, flags=header.flags | APART)
     sizes = [sections[name].numel() if name in sections else 0 for name in SECTIONS]
-    inside = (name for name in (SECTIONS if payload is None else SECTIONS[: -len(PAYLOAD)]) if name in sections)
-    parts = [sections[name].contiguous().view(-1).numpy().data for name in inside if sections[name].numel()]
+    given = (sections[name] for name in inside if name in sections)
+    parts = [section.contiguous().view(-1).numpy().data for section in given if section.numel()]
     body_checksum = host_checksum(*parts, before=of_payload)
     front, rest = bytearray(header_bytes(header, sizes, body_checksum)), []
     for part in parts:

@@ -64,6 +64,7 @@ class Background(Generic[Asked, Done]):
             except Exception as error:
                 arrived = failure = error
             self._put(arrived)
+            del what, arrived  # their memory is free until there is more to do
 
     def _put(self, arrived: Done | Exception) -> None:
         self._arrived.put(arrived)

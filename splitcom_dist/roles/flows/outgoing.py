@@ -90,7 +90,7 @@ class Outgoing:
             answer_digest=answer_digest,
         )
         book = self._transmit(header, {**frames.sections, **also}, started)
-        return partial(self._book, book, header, visit, frames, values if self.sketches else None)
+        return partial(self._book, book, header, visit, frames, None if self.sketches is None else values)
 
     def _book(
         self, packet: Callable[[], None], header: Header, visit: Visit, frames: Frames, values: Tensor | None
