@@ -2,7 +2,8 @@
 
 Beside Gloo: no rendezvous for a message, which may be on its way before the peer asks for it, and one that is longer
 than what was due is refused instead of aborting the process. The kernel buffers some megabytes in each direction, so a
-send can return before the peer has read anything.
+send can return before the peer has read anything. Waits are the kernel's, which keeps their time as well: a socket of
+Python's own timeouts asks twice for every piece that is there, and wakes for each.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ class TcpPair:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             raise RuntimeError(f"no connection with rank {peer}: {error}") from error
-        self._socket.settimeout(timeout_seconds)
+        _let_the_kernel_wait(self._socket, timeout_seconds)
         self._writer: Background[Tensor, None] | None = None
 
     def send(self, *messages: Tensor) -> None:
@@ -78,23 +79,36 @@ class TcpPair:
 
     def _fill(self, view: memoryview) -> None:
         while view:
-            if not (moved := self._moved(self._socket.recv_into, view)):
+            if not (moved := self._moved(self._receive_all, view)):
                 self._end()
                 raise RuntimeError("Connection closed by peer")
             view = view[moved:]
+
+    def _receive_all(self, view: memoryview) -> int:
+        return self._socket.recv_into(view, 0, socket.MSG_WAITALL)
 
     def _moved(self, call: Callable[[T], int], what: T) -> int:
         """Bytes that the kernel has moved. RuntimeError on loss or timeout, which ends the connection for both."""
         try:
             return call(what)
-        except OSError as error:  # TimeoutError is one: "timed out"
+        except OSError as error:
             self._end()
-            raise RuntimeError(f"Connection lost: {error}") from error
+            reason = "timed out" if isinstance(error, BlockingIOError) else error
+            raise RuntimeError(f"Connection lost: {reason}") from error
 
     def _end(self) -> None:
         """Both ends hear of it, also a thread of ours that waits here: closed, its number could be another's."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _let_the_kernel_wait(connection: socket.socket, timeout_seconds: float) -> None:
+    """A call ends when all is done, with what has moved until then, or with BlockingIOError when nothing has."""
+    connection.settimeout(None)
+    micros = round(timeout_seconds * 1e6)
+    limit = struct.pack("@ll", micros // 1_000_000, micros % 1_000_000)  # a timeval
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 class Receiving:
