@@ -1,12 +1,13 @@
 """How fast codecs encode and decode: GB/s of float32 rows, against a copy of the same rows in memory.
 
-    python benchmarks/codec_throughput.py [--width 768] [--visits 6]
+    python benchmarks/codec_throughput.py [--width 768] [--visits 6] [--compile]
 
 Each link of each codec of configs/codec, standard shape: batches of 8 samples x 128 positions, every sample visited
 several times. Rows are Gaussian with a spectrum that falls as a trained model's does, and drift by 3 % a visit; one
 thread. The first visit, in which most codecs send everything, stands alone; of the later ones the median over all
 batches counts, as it does for the copy, which is timed between batches. Writes
-benchmarks/results/codec_throughput.md; two minutes on an idle core.
+benchmarks/results/codec_throughput.md, or codec_throughput_compiled.md with `--compile` (runtime.compile=true); two
+minutes on an idle core.
 """
 
 import argparse
@@ -21,9 +22,11 @@ from machine import machine
 from torch import Tensor
 
 from splitcom_dist.codec.ends import make_decoder, make_encoder
+from splitcom_dist.codec.residence import residence_of
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config.files import load_config, preset_folder
 from splitcom_dist.config.schema import LinkCodecConfig
+from splitcom_dist.devices import HOST
 from splitcom_dist.links import STANDARD
 
 RESULTS = Path(__file__).parent / "results" / "codec_throughput.md"
@@ -37,11 +40,12 @@ def main() -> None:
     parser.add_argument(
         "--codecs", nargs="+", default=sorted(each.stem for each in (preset_folder() / "codec").iterdir())
     )
+    parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     size = SAMPLES * POSITIONS * options.width * 4
     lines = [
-        "# Codecs against a copy in memory",
+        f"# {'Compiled codecs' if options.compile else 'Codecs'} against a copy in memory",
         "",
         f"GB/s of float32 rows, {SAMPLES} x {POSITIONS} positions of {options.width} ({size / 1e6:.1f} MB a "
         f"batch), one thread; medians of {BATCHES} batches in the first visit, {BATCHES * (options.visits - 1)} "
@@ -58,16 +62,18 @@ def main() -> None:
             if own.gate == "never":
                 continue
             if (told := repr(own)) not in done:
-                done[told] = figures(own, options.width, options.visits)
+                done[told] = figures(own, options.width, options.visits, options.compile)
                 lines.append(f"| {codec} | {link} | {done[told]} |")
                 print(lines[-1], flush=True)
-    RESULTS.write_text("\n".join([*lines, ""]))
+    results = RESULTS.with_stem(f"{RESULTS.stem}_compiled") if options.compile else RESULTS
+    results.write_text("\n".join([*lines, ""]))
 
 
-def figures(config: LinkCodecConfig, width: int, visits: int) -> str:
+def figures(config: LinkCodecConfig, width: int, visits: int, compiled: bool) -> str:
     """The cells of one link."""
-    encoder = make_encoder(config, width, torch.float32, SEED)
-    decoder = make_decoder(config, width, torch.float32)
+    residence = residence_of(config, HOST, "gloo", compiled)
+    encoder = make_encoder(config, width, torch.float32, SEED, residence=residence)
+    decoder = make_decoder(config, width, torch.float32, residence=residence)
     size, aside = SAMPLES * POSITIONS * width * 4, torch.zeros(SAMPLES * POSITIONS, width)
     first: list[tuple[float, float]] = []
     later: list[tuple[float, float]] = []

@@ -1,13 +1,14 @@
 """Large models on one GPU: tokens a second of a split run, and what its codec takes there.
 
-    python benchmarks/gpu.py [--shapes gpt2 gpt2_xl llama] [--codecs none int8 splitcom_int8] [--rounds 5]
+    python benchmarks/gpu.py [--shapes gpt2 gpt2_xl llama] [--codecs none int8 splitcom_int8] [--rounds 5] [--compile]
 
 GPT-2 small, GPT-2 XL and a Llama of 1.6 billion weights, all random, in bfloat16: a client with the first two blocks, a
 server and an aggregator share one device, 8 texts of 512 tokens a step. NCCL knows no two ranks on one device, so
 payloads cross in host memory over Gloo; where there is a device for each, say transport=nccl. The two ends of the
 link up are then timed alone, on rows of the same size that drift by 3 % a visit, the device waited for before and
-after; GB/s are of the rows. Medians over rounds, start-up and the first steps left out. Writes
-benchmarks/results/gpu.md; to try it without a GPU: --device cpu --shapes tiny --tokens 128 --rounds 1.
+after; GB/s are of the rows. Medians over rounds, start-up and the first steps left out. `--compile` sets
+runtime.compile=true. Writes benchmarks/results/gpu.md, or gpu_compiled.md; to try it without a GPU: --device cpu
+--shapes tiny --tokens 128 --rounds 1.
 """
 
 import argparse
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("more", nargs="*", metavar="key=value", help="settings of the run")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -58,7 +60,7 @@ def main() -> None:
     device = torch.device(options.device)
     where = torch.cuda.get_device_name() if options.device == "cuda" else "no GPU"
     lines = [
-        "# Large models on one GPU",
+        f"# Large models on one GPU{', codecs compiled' if options.compile else ''}",
         "",
         f"{where}; {BATCH} x {options.tokens} tokens a step, bfloat16, one client, cut after 2 blocks; medians of "
         f"{options.rounds} rounds. Seed {SEED}. {machine()}",
@@ -73,16 +75,17 @@ def main() -> None:
             save_random(CONFIGS[shape](), model, torch.bfloat16)
             texts = full_texts(Path(scratch) / "texts", BATCH * (WARM_UP + STEPS + 1), options.tokens)
             run = [f"model.name={model}", f"runtime.device={options.device}", *texts, *options.more]
+            run.append(f"runtime.compile={options.compile}".lower())
             paces: dict[str, list[tuple[float, float]]] = {codec: [] for codec in options.codecs}
             for number, codec in itertools.product(range(options.rounds), options.codecs):
                 paces[codec].append(pace([*run, f"codec={codec}"], Path(scratch) / f"{codec}-{number}"))
         for codec in options.codecs:
             seconds, size = (median(column) for column in zip(*paces[codec], strict=True))
-            lines.append(row(shape, codec, seconds, size, options.tokens, device))
+            lines.append(row(shape, codec, seconds, size, options.tokens, device, options.compile))
             print(lines[-1], file=sys.stderr, flush=True)
     text = "\n".join([*lines, ""])
     print(text)
-    RESULTS.write_text(text)
+    (RESULTS.with_stem(f"{RESULTS.stem}_compiled") if options.compile else RESULTS).write_text(text)
 
 
 def pace(settings: list[str], scratch: Path) -> tuple[float, float]:
@@ -95,10 +98,10 @@ def pace(settings: list[str], scratch: Path) -> tuple[float, float]:
     return (last.clock - first.clock) / (last.step - first.step), sum(link["wire_bytes"] for link in links) / steps
 
 
-def ends(codec: str, width: int, tokens: int, device: torch.device) -> tuple[float, float]:
+def ends(codec: str, width: int, tokens: int, device: torch.device, compiled: bool) -> tuple[float, float]:
     """Median seconds of encoding and of decoding a batch of the link up that was visited before."""
     own = load_config([], [f"codec={codec}"]).codec.up_activation
-    there = residence_of(own, device, "gloo")
+    there = residence_of(own, device, "gloo", compiled)
     encoder = make_encoder(own, width, torch.bfloat16, SEED, residence=there)
     decoder = make_decoder(own, width, torch.bfloat16, residence=there)
     times: list[tuple[float, float]] = []
@@ -121,9 +124,9 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def row(shape: str, codec: str, seconds: float, size: float, tokens: int, device: torch.device) -> str:
+def row(shape: str, codec: str, seconds: float, size: float, tokens: int, device: torch.device, compiled: bool) -> str:
     width = CONFIGS[shape]().hidden_size
-    coding = ends(codec, width, tokens, device)
+    coding = ends(codec, width, tokens, device, compiled)
     rows = BATCH * tokens * width * torch.bfloat16.itemsize
     told = [f"{BATCH * tokens / seconds:,.0f}", f"{size / 1e6:.2f}", *(f"{1e3 * each:.2f}" for each in coding)]
     told += [f"{100 * sum(coding) / seconds:.1f} %", *(f"{rows / each / 1e9:.2f}" for each in coding)]

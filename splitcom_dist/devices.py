@@ -1,16 +1,18 @@
-"""Which device a rank computes on, and the one way by which tensors come from there into host memory.
+"""Which device a rank computes on, and the two ways between it and host memory: one waits, the other never does.
 
 No line of this module was ever run with a GPU: `pytest -m gpu` is what to run where there is one.
 """
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from splitcom_dist.errors import UserError
 
+T = TypeVar("T")
 HOST = torch.device("cpu")
 
 
@@ -70,7 +72,51 @@ def to_host(tensor: Tensor) -> Tensor:
     All copies to the host of rows, packets, adapters and states are made here; beside them the host waits for a
     device only where a loss becomes a number.
     """
-    return tensor.cpu()
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()  # of one stream: others go on
+    return copy
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device that this rank computes on: itself if it is there, else a copy behind all that the
+    device was given before. Nobody waits for it, so nobody may write to pinned memory that is copied from."""
+    return tensor.to(device, non_blocking=True)
+
+
+def staging(size: int, device: torch.device) -> Tensor:
+    """A vector of so many bytes in host memory, pinned if what arrives there goes on to a device.
+
+    Pinned memory comes from torch's cache, which knows what is still being copied from: allocate anew for every use.
+    """
+    return torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
+class Lane:
+    """A stream of its own on a device, for what a thread does while its rank goes on; on the CPU the thread is all."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def aside(self, act: Callable[[], T]) -> Callable[[], T]:
+        """`act` for another thread: behind all that the caller has given the device so far, beside what it gives it
+        later. It returns when the device has done it, so that its memory is free for both."""
+        stream = self._stream
+        if stream is None:
+            return act
+        given = torch.cuda.current_stream(self._device).record_event()
+
+        def on_lane() -> T:
+            with torch.cuda.stream(stream):
+                stream.wait_event(given)
+                done = act()
+                stream.synchronize()
+                return done
+
+        return on_lane
 
 
 def random_states() -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from splitcom_dist.codec.ragged import sample_index
-from splitcom_dist.devices import to_host
+from splitcom_dist.devices import to_device, to_host
 
 MASK = 2**32 - 1
 
@@ -46,8 +46,9 @@ def row_checksums(scales: Tensor, symbols: Tensor, lengths: Sequence[int]) -> li
     sizes = torch.tensor(lengths)
     index = sample_index(sizes)
     position = torch.arange(rows) - (sizes.cumsum(0) - sizes)[index]
-    own = weights(int(sizes.max()), device).index_select(0, position.to(device))
-    sums = torch.zeros(len(lengths), dtype=torch.int64, device=device).index_add_(0, index.to(device), of_rows * own)
+    own = weights(int(sizes.max()), device).index_select(0, to_device(position, device))
+    sums = torch.zeros(len(lengths), dtype=torch.int64, device=device)
+    sums.index_add_(0, to_device(index, device), of_rows * own)
     found: list[int] = to_host(_upper(sums)).tolist()
     return found
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from torch import Tensor, from_numpy, tensor
 
+from splitcom_dist.devices import to_device
 from splitcom_dist.errors import UserError, WireError
 from splitcom_dist.state import State
 
@@ -226,7 +227,7 @@ def first_occurrence(keys: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]
     """
     if isinstance(keys, Tensor):
         rows, inverse = first_occurrence(keys.cpu().numpy())
-        return from_numpy(rows).to(keys.device), from_numpy(inverse).to(keys.device)
+        return to_device(from_numpy(rows), keys.device), to_device(from_numpy(inverse), keys.device)
     _, first, by_value = np.unique(keys, return_index=True, return_inverse=True)
     order = first.argsort()
     rank = np.empty_like(order)

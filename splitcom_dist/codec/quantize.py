@@ -5,12 +5,13 @@ a receiver knows them before it reads a byte.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from splitcom_dist.codec.fused import fused
 from splitcom_dist.codec.rivals.tiles import Tiles
 from splitcom_dist.config.ranges import add_choice
 from splitcom_dist.config.schema import LinkCodecConfig
@@ -83,6 +84,7 @@ class Int8:
 
     dtype: torch.dtype
     name: str = "int8"
+    fused: bool = False  # compile what is computed; the same bytes
 
     def scale_bytes(self, tokens: int) -> int:
         return tokens * 2
@@ -91,16 +93,27 @@ class Int8:
         return tokens * width
 
     def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        rows = rows.float()
-        # bf16 keeps 8 bits: 2^-8 above the exact scale, rounding to nearest cannot fall below it and clip the peak.
-        scales = (rows.abs().amax(dim=1) * ((1 + 2**-8) / 127)).bfloat16()
-        step = scales.float().clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
-        symbols = (rows / step).round_().clamp_(-127, 127).to(torch.int8)
+        quantize = fused(absmax_int8) if self.fused and len(rows) > 1 else absmax_int8
+        scales, symbols = quantize(rows)
         return _bytes(scales), _bytes(symbols)
 
     def decode(self, scales: Tensor, symbols: Tensor, tokens: int, width: int) -> Tensor:
-        step = scales.clone().view(torch.bfloat16).float().unsqueeze(1)
-        return (symbols.view(torch.int8).view(tokens, width).float() * step).to(self.dtype)
+        dequantize = fused(scaled_int8) if self.fused and tokens > 1 else scaled_int8
+        return dequantize(scales.clone().view(torch.bfloat16), symbols.view(torch.int8).view(tokens, width), self.dtype)
+
+
+def absmax_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(T, d) -> scales (T,) bfloat16, symbols (T, d) int8."""
+    rows = rows.float()
+    # bf16 keeps 8 bits: 2^-8 above the exact scale, rounding to nearest cannot fall below it and clip the peak.
+    scales = (rows.abs().amax(dim=1) * ((1 + 2**-8) / 127)).bfloat16()
+    step = scales.float().clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
+    return scales, (rows / step).round_().clamp_(-127, 127).to(torch.int8)
+
+
+def scaled_int8(scales: Tensor, symbols: Tensor, dtype: torch.dtype) -> Tensor:
+    """(T,), (T, d) -> (T, d)."""
+    return (symbols.float() * scales.float().unsqueeze(1)).to(dtype)
 
 
 QUANTIZERS: dict[str, Callable[[LinkCodecConfig, torch.dtype], Quantizer]] = {
@@ -121,9 +134,11 @@ def register_quantizer(name: str, make: Callable[[LinkCodecConfig, torch.dtype],
     QUANTIZERS[name] = make
 
 
-def quantizer_of(config: LinkCodecConfig, dtype: torch.dtype) -> Quantizer:
-    """The configured one, for activations of `dtype`; KeyError for a quantizer of whole matrices (matrices.py)."""
-    return QUANTIZERS[config.quantizer](config, dtype)
+def quantizer_of(config: LinkCodecConfig, dtype: torch.dtype, fused: bool = False) -> Quantizer:
+    """The configured one, for activations of `dtype`, `fused` if it is one to be compiled; KeyError for a quantizer of
+    whole matrices (matrices.py)."""
+    quantizer = QUANTIZERS[config.quantizer](config, dtype)
+    return replace(quantizer, fused=True) if fused and isinstance(quantizer, Int8) else quantizer
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from splitcom_dist.devices import to_device
+
 
 def row_mask(samples: Tensor, lengths: Tensor) -> Tensor:
     """Rows that belong to the marked samples: (B,) bool, (B,) -> (T,) bool."""
@@ -11,7 +13,7 @@ def row_mask(samples: Tensor, lengths: Tensor) -> Tensor:
 
 def rows_of(samples: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
     """The rows (T, ...) of the marked samples, in order; `samples` and `lengths` are on the host, `rows` anywhere."""
-    return rows.index_select(0, row_mask(samples, lengths).nonzero().flatten().to(rows.device))
+    return rows.index_select(0, to_device(row_mask(samples, lengths).nonzero().flatten(), rows.device))
 
 
 def sample_index(lengths: Tensor) -> Tensor:
@@ -23,7 +25,8 @@ def to_ragged(padded: Tensor, lengths: Tensor) -> Tensor:
     """(B, L, d) padded on the right -> the real rows (T, d), a view where nothing is padded; differentiable."""
     if _is_full(lengths, padded.shape[1]):
         return padded.flatten(0, 1)
-    return padded.flatten(0, 1).index_select(0, _real_positions(lengths, padded.shape[1]).to(padded.device))
+    positions = to_device(_real_positions(lengths, padded.shape[1]), padded.device)
+    return padded.flatten(0, 1).index_select(0, positions)
 
 
 def to_padded(rows: Tensor, lengths: Tensor) -> Tensor:
@@ -31,7 +34,7 @@ def to_padded(rows: Tensor, lengths: Tensor) -> Tensor:
     longest = int(lengths.max())
     if _is_full(lengths, longest):
         return rows.reshape(len(lengths), longest, rows.shape[1])
-    positions = _real_positions(lengths, longest).to(rows.device)
+    positions = to_device(_real_positions(lengths, longest), rows.device)
     flat = rows.new_zeros(len(lengths) * longest, rows.shape[1])
     return flat.index_copy(0, positions, rows).view(len(lengths), longest, rows.shape[1])
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from splitcom_dist.comm.failures import naming
-from splitcom_dist.devices import to_host
+from splitcom_dist.devices import to_device, to_host
 
 
 class StepTotals(NamedTuple):
@@ -52,6 +52,6 @@ def sum_gradients(
     sizes = [parameter.numel() for parameter in parameters]
     *sums, behind = buffer.split([*sizes, len(told)])
     for parameter, gradient in zip(parameters, sums, strict=True):
-        parameter.grad = gradient.view_as(parameter).to(parameter.device)
+        parameter.grad = to_device(gradient.view_as(parameter), parameter.device)
     targets, tokens, loss, crossed_bytes, *of_shared = behind.tolist()
     return StepTotals(int(targets), int(tokens), loss, int(crossed_bytes), tuple(map(int, of_shared))), buffer.nbytes

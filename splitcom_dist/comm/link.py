@@ -20,6 +20,7 @@ from splitcom_dist.comm.background import Background
 from splitcom_dist.comm.failures import naming
 from splitcom_dist.comm.outbox import Act, Ahead, Outbox
 from splitcom_dist.comm.transports import SLOT, DeviceTransport, Pending, Transport
+from splitcom_dist.devices import HOST, Lane, staging
 from splitcom_dist.links import LINKS
 from splitcom_dist.openmp import rest_workers
 
@@ -29,13 +30,21 @@ Arrived = tuple[Header, dict[str, Tensor], int]  # a packet with its size in byt
 class Edge:
     """This rank's end of the edge to `peer` (its name in the layout)."""
 
-    def __init__(self, transport: Transport | None, peer: str, devices: DeviceTransport | None = None) -> None:
-        """Without a transport nothing can cross until `connect`; `devices` takes payloads that cross apart."""
+    def __init__(
+        self,
+        transport: Transport | None,
+        peer: str,
+        devices: DeviceTransport | None = None,
+        device: torch.device = HOST,
+    ) -> None:
+        """Without a transport nothing can cross until `connect`; `devices` takes payloads that cross apart. This rank
+        computes on `device`."""
         self.peer = peer
         self.waited = 0.0  # seconds spent waiting for the peer's packets
         self.arriving = 0.0  # seconds until the rest of packets that had begun to come was here: the link's own time
         self.bell: threading.Event | None = None  # rung when a packet has come ahead
         self._devices = devices
+        self._device = device
         self._slot = torch.empty(SLOT, dtype=torch.uint8)
         self._buffer = self._slot
         self._posted: Pending | None = None
@@ -122,7 +131,8 @@ class Edge:
     def receive(self, expected: Expected) -> Arrived:
         """The next packet: header, sections, size in bytes. Raises WireError or PeerLost.
 
-        Sections are views into a buffer that the next `receive` overwrites, but for packets that came ahead. No more
+        Sections are views into a buffer that the next `receive` overwrites, but for packets that came ahead or are to
+        go on to a device. No more
         than the larger of `SLOT` and `expected.max_bytes` is ever allocated.
         """
         if not self.has_arrived:
@@ -168,7 +178,7 @@ class Edge:
         return self._given
 
     def _outbox_for(self, transport: Transport) -> Outbox:
-        return Outbox(transport, self.peer, self._devices, self._fail)
+        return Outbox(transport, self.peer, self._devices, Lane(self._device), self._fail)
 
     def _open_inbox(self) -> Background[Expected, tuple[Arrived, float]]:
         if self._inbox is None:
@@ -183,8 +193,8 @@ class Edge:
         return naming(self.peer, [self._transport.peer], what)
 
     def _rest(self, total: int, expected: Expected) -> tuple[Tensor, float]:
-        if len(self._buffer) < total:
-            self._buffer = torch.empty(total, dtype=torch.uint8)
+        if len(self._buffer) < total or self._device.type != "cpu":
+            self._buffer = staging(total, self._device)
         self._buffer[:SLOT] = self._slot
         with self._naming(f"{LINKS[expected.link]}, step {expected.step}"):
             pending = self._transport.post_receive(self._buffer[SLOT:total])

@@ -17,6 +17,7 @@ from splitcom_dist.codec.wire import in_messages, join_payload
 from splitcom_dist.comm.background import Background
 from splitcom_dist.comm.failures import naming
 from splitcom_dist.comm.transports import SLOT, DeviceTransport, Pending, Transport
+from splitcom_dist.devices import Lane
 from splitcom_dist.links import LINKS
 
 Act = Callable[[], Callable[[], object]]  # makes and sends a packet; what it returns writes down that it has
@@ -31,16 +32,22 @@ class Ahead(IntEnum):
 
 
 class Outbox:
-    """To `peer` (its name in the layout); `failed` is told what went wrong in the thread, as soon as it has."""
+    """To `peer` (its name in the layout); the thread computes on `lane`, and tells `failed` what went wrong there."""
 
     def __init__(
-        self, transport: Transport, peer: str, devices: DeviceTransport | None, failed: Callable[[Exception], None]
+        self,
+        transport: Transport,
+        peer: str,
+        devices: DeviceTransport | None,
+        lane: Lane,
+        failed: Callable[[Exception], None],
     ) -> None:
         self.ahead = Ahead.NOTHING
         self.sending = 0.0  # seconds until packets were taken, of those that did not leave ahead
         self._transport = transport
         self._peer = peer
         self._devices = devices
+        self._lane = lane
         self._failed = failed
         self._desk: Background[Act, Callable[[], object]] | None = None
         self._under_way: list[tuple[str, Tensor, Pending]] = []  # of what, and what must stay in memory
@@ -52,7 +59,7 @@ class Outbox:
             return
         if self._desk is None:
             self._desk = Background(self._act, f"to {self._peer}")
-        self._desk.ask(act)
+        self._desk.ask(self._lane.aside(act))
 
     def send(self, header: Header, sections: dict[str, Tensor], *, apart: bool = False) -> int:
         """Send one packet, its payload `apart` if it is on a device; returns its size on the wire in bytes."""

@@ -239,6 +239,9 @@ class RuntimeConfig:
     timeout_seconds: float = 300.0  # longest silence of a peer before it counts as lost
     device: str = "auto"  # auto: one CUDA device a local rank, in turn, where torch sees any, else the CPU; cpu; cuda
     threads: int = 0  # compute threads a rank; 0 shares the machine's cores among ranks of a role
+    # compile gates and quantizers that compute on a rank's device: fewer passes, the same bytes; takes seconds at the
+    # first packet and needs a C++ compiler, on a GPU Triton
+    compile: bool = False
     link: LinkConfig = field(default_factory=LinkConfig)
 
 

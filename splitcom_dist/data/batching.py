@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from splitcom_dist.data.tokens import Sample
-from splitcom_dist.devices import HOST
+from splitcom_dist.devices import HOST, to_device
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def collate(samples: Sequence[Sample], device: torch.device = HOST) -> Batch:
         row[:length] = sample.tokens[:-1]
     return Batch(
         samples=[sample.id for sample in samples],
-        input_ids=torch.from_numpy(input_ids).to(device),
+        input_ids=to_device(torch.from_numpy(input_ids), device),
         lengths=torch.tensor(lengths),
         targets=[torch.from_numpy(sample.tokens[sample.target_start :].astype(np.int64)) for sample in samples],
     )

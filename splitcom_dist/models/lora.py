@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from splitcom_dist.config.schema import Config, LoraConfig
-from splitcom_dist.devices import to_host
+from splitcom_dist.devices import to_device, to_host
 from splitcom_dist.errors import UserError
 from splitcom_dist.models.families import family_of
 from splitcom_dist.models.sources import ModelSource
@@ -123,7 +123,7 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 def unflatten_into(vector: Tensor, tensors: Sequence[Tensor]) -> None:
     """Write the vector (n,) of `flatten` back into `tensors`, in place."""
-    offset, vector = 0, vector.to(tensors[0].device)
+    offset, vector = 0, to_device(vector, tensors[0].device)
     for tensor in tensors:
         tensor.data.copy_(vector[offset : offset + tensor.numel()].view_as(tensor))
         offset += tensor.numel()

@@ -9,6 +9,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from splitcom_dist.codec.ragged import target_rows
+from splitcom_dist.devices import to_device
 from splitcom_dist.errors import UserError
 
 
@@ -19,8 +20,8 @@ def token_loss(model: PreTrainedModel, hidden: Tensor, lengths: Tensor, targets:
     a target.
     """
     rows = target_rows(lengths, torch.tensor([len(target) for target in targets]))
-    logits = model.lm_head(hidden[rows.to(hidden.device)]).float()
-    return functional.cross_entropy(logits, torch.cat(list(targets)).to(hidden.device), reduction="sum")
+    logits = model.lm_head(hidden[to_device(rows, hidden.device)]).float()
+    return functional.cross_entropy(logits, to_device(torch.cat(list(targets)), hidden.device), reduction="sum")
 
 
 def check_finite(loss: float, client: int, step: int, lr: float) -> None:

@@ -168,7 +168,8 @@ def _aggregator(context: Context, share: Share, directory: RunDirectory) -> Aggr
 def _edge(context: Context, client_rank: int, peer: int) -> Edge:
     world = context.world
     transport = None if world.comes_back else world.transport(client_rank)
-    return Edge(transport, world.layout.name_of(peer), world.device_transport(client_rank))
+    devices = world.device_transport(client_rank)
+    return Edge(transport, world.layout.name_of(peer), devices, context.device)
 
 
 def _flows(

@@ -37,8 +37,9 @@ class Context:
     device: torch.device = HOST  # of models, adapters, optimizers and batches
 
     def residence(self, link: str) -> Residence:
-        """Where the codec of a link computes here, and its payload lies."""
-        return residence_of(getattr(self.config.codec, link), self.device, self.config.transport)
+        """Where and how the codec of a link computes here, and where its payload lies."""
+        config = self.config
+        return residence_of(getattr(config.codec, link), self.device, config.transport, config.runtime.compile)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.ragged import sample_index
+from splitcom_dist.devices import to_device
 
 SEED = 20_240_601  # one for all clients, links, epochs and runs, so that any two sketches of equal k and d compare
 
@@ -25,8 +26,8 @@ class CountSketch:
     def __call__(self, rows: Tensor, lengths: Tensor) -> Tensor:
         """Rows (T, d) float32 of samples of at most `positions` rows, (B,) -> (B, k) float32, where the rows are."""
         index = sample_index(lengths)
-        place = (index.unsqueeze(1) * self.k + self._bucket[position_in_sample(lengths)]).to(rows.device)
-        signed = rows * self._sign[position_in_sample(lengths)].to(rows.device)
+        place = to_device(index.unsqueeze(1) * self.k + self._bucket[position_in_sample(lengths)], rows.device)
+        signed = rows * to_device(self._sign[position_in_sample(lengths)], rows.device)
         sums = torch.zeros(len(lengths) * self.k, device=rows.device)
         return sums.index_add_(0, place.flatten(), signed.flatten()).view(len(lengths), self.k)
 

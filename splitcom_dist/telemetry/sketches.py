@@ -12,7 +12,7 @@ from torch import Tensor
 from splitcom_dist.codec.gated.sketch import projection
 from splitcom_dist.codec.ragged import sample_index
 from splitcom_dist.codec.visit import Visit
-from splitcom_dist.devices import to_host
+from splitcom_dist.devices import to_device, to_host
 from splitcom_dist.state import State
 from splitcom_dist.telemetry.count_sketch import SEED, CountSketch, position_in_sample
 from splitcom_dist.telemetry.drift_measures import drift_measures
@@ -54,7 +54,7 @@ class SketchLog:
         squares = rows.square()
         if not len(self._massive):
             self._massive = to_host(squares.mean(0)).nan_to_num().topk(min(MASSIVE, self.width)).indices
-        now = to_host(rows @ self._projection().to(rows.device))
+        now = to_host(rows @ to_device(self._projection(), rows.device))
         targets, shared = torch.tensor([self.text(sample) for sample in visit.samples]).unbind(1)
         of_rows = to_host(squares.sum(1)).double()
         energy = _sums(of_rows, lengths)

@@ -56,15 +56,20 @@ class PretendDevice(TorchDispatchMode):
         if func in INDEXING and faked and len(faked) < len(tensors):
             raise AssertionError(f"an index on the host into a tensor on the device in {_place()}")
         if target == self.device and not faked and tensors:
-            self.uploads.append(_place())
+            self._note_upload(waits=not kwargs.get("non_blocking"))
             with self._fake:
                 return torch.empty(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype, device=self.device)
         if target == self.device and not faked:
             with self._fake:
                 return func(*args, **kwargs)
         if func is aten.copy_.default and faked and len(faked) < len(tensors):
-            self.uploads.append(_place())
+            self._note_upload(waits=not (args[2] if len(args) > 2 else kwargs.get("non_blocking")))
         return func(*args, **kwargs)
+
+    def _note_upload(self, waits: bool) -> None:
+        self.uploads.append(_place())
+        if waits:
+            self.waits.append(f"{_place()}, which gives")
 
     def holding(self, model: nn.Module) -> nn.Module:
         """The model with every parameter and buffer on the device; shared ones stay shared."""
@@ -87,9 +92,9 @@ class PretendDevice(TorchDispatchMode):
 
 
 def _place() -> str:
-    """The innermost function of the package that is under way, `to_host` apart: `codec/gated/gate.py compare`."""
+    """The innermost function of the package under way, the two ways apart: `codec/gated/gate.py compare`."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)
-        if path.is_relative_to(PACKAGE) and frame.name != "to_host":
+        if path.is_relative_to(PACKAGE) and frame.name not in ("to_host", "to_device"):
             return f"{path.relative_to(PACKAGE)} {frame.name}"
     return "the test"

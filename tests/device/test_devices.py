@@ -1,6 +1,8 @@
 """Which device a rank takes, and what is said where there is none, or not one for each end."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -113,3 +115,45 @@ def test_a_dry_run_shows_the_device_of_every_rank(
         next(word for word in row if word.startswith("c") and ":" in word) for row in rows if "cuda" in " ".join(row)
     ]
     assert shown == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+
+
+class Stream:
+    """Stands in for one of a device: what it is told is noted."""
+
+    told: ClassVar[list[str]] = []
+
+    def __init__(self, device: object = None) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        self.told.append("enter")
+
+    def __exit__(self, *_: object) -> None:
+        self.told.append("leave")
+
+    def wait_event(self, event: str) -> None:
+        self.told.append(f"wait for {event}")
+
+    def synchronize(self) -> None:
+        self.told.append("synchronize")
+
+
+def test_a_lane_begins_behind_what_was_given_and_ends_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stream, "told", [])
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(record_event=lambda: "all so far"))
+    act = devices.Lane(torch.device("cuda", 0)).aside(lambda: Stream.told.append("act"))
+    assert Stream.told == [], "the thread is yet to come"
+    act()
+    assert Stream.told == ["enter", "wait for all so far", "act", "synchronize", "leave"]
+
+
+def test_on_the_cpu_nothing_is_pinned_and_a_thread_is_all() -> None:
+    assert not devices.staging(3, devices.HOST).is_pinned()
+    tensor = torch.ones(3)
+    assert devices.to_host(tensor) is tensor and devices.to_device(tensor, devices.HOST) is tensor
+
+    def act() -> None: ...
+
+    assert devices.Lane(devices.HOST).aside(act) is act

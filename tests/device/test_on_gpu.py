@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from splitcom_dist.codec.ends import make_decoder, make_encoder
 from splitcom_dist.codec.residence import Residence
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config.schema import LinkCodecConfig
+from splitcom_dist.devices import HOST, Lane, staging, to_device, to_host
 from splitcom_dist.telemetry.hdf5 import read
 from splitcom_dist.telemetry.schema import row_dtype
 
@@ -31,7 +33,6 @@ COUNT = torch.cuda.device_count()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(COUNT == 0, reason="no CUDA device, or none shown: pytest -m gpu")]
 needs_two = pytest.mark.skipif(COUNT < 2, reason=f"{COUNT} CUDA devices, 2 needed")
 ROOT = Path(__file__).resolve().parents[2]
-HOST = torch.device("cpu")
 CODECS = {
     "none": LinkCodecConfig(),
     "fp16": LinkCodecConfig(quantizer="fp16"),
@@ -131,6 +132,39 @@ def test_a_run_on_the_device_is_the_run_on_the_cpu(codec: str, model_folders: di
         assert_alike(tmp_path / "cpu", tmp_path / "cuda", 1e-3)
     else:  # a gate may decide otherwise where a cosine is near its threshold
         assert summary(tmp_path / "cuda")["ppl"] == pytest.approx(summary(tmp_path / "cpu")["ppl"], rel=1e-2)
+
+
+@pytest.mark.parametrize("codec", ["splitcom_int8", "video"])
+def test_overlap_on_streams_of_their_own_changes_nothing(
+    codec: str, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    for choice in ("none", "full"):
+        parts = ["train.micro_batches=2", f"roles.overlap={choice}", f"codec={codec}", "runtime.device=cuda"]
+        run(model_folders["gpt2"], tmp_path / choice, *parts)
+    assert_alike(tmp_path / "none", tmp_path / "full", 1e-6)
+
+
+def test_compiled_codecs_make_the_same_packets(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    for choice in ("false", "true"):
+        compiled = ["codec=int8", "runtime.device=cuda", f"runtime.compile={choice}"]
+        run(model_folders["gpt2"], tmp_path / choice, *compiled)
+    assert_alike(tmp_path / "false", tmp_path / "true", 1e-6)
+
+
+def test_what_goes_between_host_and_device_is_pinned_and_arrives() -> None:
+    there = torch.randn(1000, device=device())
+    back = to_host(there)
+    assert back.is_pinned() and to_device(back, device()).equal(there)
+    assert staging(9, device()).is_pinned() and not staging(9, HOST).is_pinned()
+
+
+def test_what_a_lane_makes_is_seen_by_others_and_what_it_reads_is_whole() -> None:
+    lane, values = Lane(device()), torch.zeros(2**24, device=device())
+    for _ in range(50):
+        values = values + 1  # still under way when the thread begins
+    with ThreadPoolExecutor(1) as thread:
+        doubled = thread.submit(lane.aside(lambda: values * 2)).result()
+    assert (doubled == 100).all()
 
 
 @pytest.mark.parametrize("codec", ["video", "aqsgd", "tah"])

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from splitcom_dist.codec.checksum import host_checksum, row_checksums
 from splitcom_dist.codec.frames import Frames, Limits, no_bytes
+from splitcom_dist.codec.fused import fused
 from splitcom_dist.codec.gated.gate import compare, cosine_gate
 from splitcom_dist.codec.gated.modes import modes_bytes, pack_modes, unpack_modes
-from splitcom_dist.codec.gated.sketch import projection, token_gain
+from splitcom_dist.codec.gated.sketch import projection, token_gain, token_measures
 from splitcom_dist.codec.quantize import Quantizer, quantizer_of
 from splitcom_dist.codec.ragged import row_mask, rows_of
 from splitcom_dist.codec.residence import ON_HOST, Residence
 from splitcom_dist.codec.store import ReferenceStore
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.config.schema import LinkCodecConfig
-from splitcom_dist.devices import to_host
+from splitcom_dist.devices import to_device, to_host
 from splitcom_dist.errors import WireError
 from splitcom_dist.state import State, gathered, spread
 
@@ -35,7 +36,7 @@ class GatedEnd:
         self.width = width
         self.dtype = dtype
         self.store_dtype: torch.dtype = getattr(torch, config.store_dtype)
-        self.quantizer: Quantizer = quantizer_of(config, dtype)
+        self.quantizer: Quantizer = quantizer_of(config, dtype, residence.fused)
         self.store = ReferenceStore(residence.compute)
 
     def state(self) -> State:
@@ -80,6 +81,7 @@ class GatedEncoder(GatedEnd):
         super().__init__(config, width, dtype, residence)
         self.theta = config.theta
         self._projection: Tensor | None = None
+        self._measure = fused(token_measures) if residence.fused else token_measures
         if config.gate == "cosine":
             self._projection = projection(config.sketch_rows, width, seed).to(residence.compute)
 
@@ -106,7 +108,7 @@ class GatedEncoder(GatedEnd):
             if self.config.rescale:  # the gate judges what the decoder would make of a skip
                 gains = token_gain(sketch, reference).bfloat16()
                 reference = reference * gains.unsqueeze(1)
-            similarity = compare(sketch, reference, lengths, known)
+            similarity = compare(sketch, reference, lengths, known, self._measure)
             send = cosine_gate(similarity, self.theta)
         rows = rows_of(send, lengths, values) if send.any() else values[:0]
         scales, symbols = self._remember_sent(samples, lengths, send, *self.quantizer.encode(rows))
@@ -182,8 +184,8 @@ class GatedDecoder(GatedEnd):
         rows = iter(fresh.split(lengths[send].tolist()))
         values = torch.cat([next(rows) if is_sent else next(recalled).to(self.dtype) for is_sent in send.tolist()])
         if gains is not None:
-            rescaled = row_mask(~send, lengths).nonzero().flatten().to(values.device)
-            values[rescaled] *= gains.to(values.device, self.dtype).unsqueeze(1)
+            rescaled = to_device(row_mask(~send, lengths).nonzero().flatten(), values.device)
+            values[rescaled] *= to_device(gains, values.device).to(self.dtype).unsqueeze(1)
         self._remember(_marked(samples, send), lengths[send].tolist(), fresh.to(self.store_dtype), scales, symbols)
         return values
 
@@ -194,7 +196,7 @@ class GatedDecoder(GatedEnd):
     def _decoded(self, scales: Tensor, symbols: Tensor, tokens: int) -> Tensor:
         """The rows (tokens, d) of scales and symbols as they have crossed."""
         device = self.residence.compute
-        return self.quantizer.decode(scales.to(device), symbols.to(device), tokens, self.width)
+        return self.quantizer.decode(to_device(scales, device), to_device(symbols, device), tokens, self.width)
 
     def _check_sizes(self, scales: Tensor, symbols: Tensor, tokens: int) -> None:
         expected = self.quantizer.scale_bytes(tokens), self.quantizer.symbol_bytes(tokens, self.width)

@@ -1,14 +1,14 @@
 """Gates: which samples of a batch are sent anew. A gate sees sketches or nothing; it never changes the store."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from splitcom_dist.codec.gated.sketch import sample_cosine, token_relative_l2
-from splitcom_dist.devices import to_host
+from splitcom_dist.codec.gated.sketch import sample_cosine, token_measures
+from splitcom_dist.devices import to_device, to_host
 from splitcom_dist.state import State, facts, read_facts
 
 
@@ -20,14 +20,19 @@ class Similarity:
     relative_l2: Tensor  # (4, B): quantiles 0.1, 0.5, 0.9 and 1 over the sample's tokens
 
 
-def compare(now: Tensor, reference: Tensor, lengths: Tensor, known: Tensor) -> Similarity:
+Measure = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def compare(
+    now: Tensor, reference: Tensor, lengths: Tensor, known: Tensor, measure: Measure = token_measures
+) -> Similarity:
     """Similarity of sketches (T, k) to reference sketches (T, k); rows of unknown samples are not read.
 
     One wait for the device of the sketches.
     """
-    cosine = sample_cosine(now, reference, lengths)
-    levels = torch.tensor([0.1, 0.5, 0.9, 1.0]).to(now.device)
-    change = token_relative_l2(now, reference)
+    products, change = measure(now, reference)
+    cosine = sample_cosine(products, lengths)
+    levels = to_device(torch.tensor([0.1, 0.5, 0.9, 1.0]), now.device)
     quantiles = [torch.quantile(tokens, levels) for tokens in change.split(lengths.tolist())]
     both = torch.cat([cosine.unsqueeze(0), torch.stack(quantiles, dim=1).double()])
     both = to_host(both).masked_fill(~known, torch.nan)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from splitcom_dist.codec.ragged import sample_index
+from splitcom_dist.devices import to_device
 
 
 def projection(rows: int, width: int, seed: int) -> Tensor:
@@ -18,13 +19,23 @@ def projection(rows: int, width: int, seed: int) -> Tensor:
     return torch.randn(width, rows, generator=generator) / math.sqrt(rows)
 
 
-def sample_cosine(now: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
-    """Cosine of each sample's two sketches, flattened over tokens: (T, k), (T, k), (B,) -> (B,); 0 against zeros."""
-    index = sample_index(lengths).to(now.device)
-    sums = torch.zeros(3, len(lengths), dtype=torch.float64, device=now.device)
+def token_measures(now: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each token's two sketches, (T, k) both: their products <now, reference>, |now|^2 and |reference|^2 (3, T) in
+    float64, and ||now - reference|| / ||now|| (T,)."""
     pairs = ((now, reference), (now, now), (reference, reference))
-    for total, (left, right) in zip(sums, pairs, strict=True):
-        total.index_add_(0, index, (left.double() * right.double()).sum(dim=1))
+    products = torch.stack([(left.double() * right.double()).sum(dim=1) for left, right in pairs])
+    change: Tensor = torch.linalg.vector_norm(now - reference, dim=1)
+    size: Tensor = torch.linalg.vector_norm(now, dim=1)
+    return products, change / size.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def sample_cosine(products: Tensor, lengths: Tensor) -> Tensor:
+    """Cosine of each sample's two sketches, flattened over tokens, from their tokens' products: (3, T), (B,) -> (B,);
+    0 against zeros."""
+    index = to_device(sample_index(lengths), products.device)
+    sums = products.new_zeros(3, len(lengths))
+    for total, of_tokens in zip(sums, products, strict=True):  # one by one: of vectors torch has a fast way
+        total.index_add_(0, index, of_tokens)
     return sums[0] / (sums[1] * sums[2]).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
 
 
@@ -35,10 +46,3 @@ def token_gain(now: Tensor, reference: Tensor) -> Tensor:
     """
     along = (now * reference).sum(dim=1)
     return along / reference.square().sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-
-
-def token_relative_l2(now: Tensor, reference: Tensor) -> Tensor:
-    """||now - reference|| / ||now|| of each token: (T, k), (T, k) -> (T,)."""
-    change: Tensor = torch.linalg.vector_norm(now - reference, dim=1)
-    size: Tensor = torch.linalg.vector_norm(now, dim=1)
-    return change / size.clamp_min(torch.finfo(torch.float32).tiny)

@@ -12,6 +12,7 @@ from splitcom_dist.codec.manifest import named_visit
 from splitcom_dist.codec.prefix import KeyBook
 from splitcom_dist.codec.visit import Visit
 from splitcom_dist.comm.link import Edge
+from splitcom_dist.devices import to_device
 from splitcom_dist.errors import WireError
 from splitcom_dist.links import LINK_CODES
 from splitcom_dist.roles.context import Context
@@ -105,13 +106,13 @@ class Incoming:
             rows = self.decoder.decode(packet.sections, packet.visit)
         except WireError as error:
             raise packet.expected.error("body", str(error)) from None
-        rows = None if rows is None else rows.to(self.context.device)
+        rows = None if rows is None else to_device(rows, self.context.device)
         self.book(packet, time.perf_counter() - started)
         return rows
 
     def recall(self, visit: Visit) -> Tensor:
         """The references of a batch (T, d) on this rank's device. Raises WireError if one is missing."""
-        return self.decoder.recall(visit).to(self.context.device)
+        return to_device(self.decoder.recall(visit), self.context.device)
 
     def spare(self, step: int, visit: Visit) -> None:
         """Book a batch of which nothing crosses."""
