@@ -2,8 +2,8 @@
 
 Beside Gloo: no rendezvous for a message, which may be on its way before the peer asks for it, and one that is longer
 than what was due is refused instead of aborting the process. The kernel buffers some megabytes in each direction, so a
-send can return before the peer has read anything. Waits are the kernel's, which keeps their time as well: a socket of
-Python's own timeouts asks twice for every piece that is there, and wakes for each.
+send can return before the peer has read anything. Waits are the kernel's, which keeps their time as well: with Python's
+own timeouts a socket is asked twice for every piece that is there. A call moves no more than caches hold.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from splitcom_dist.errors import WireError
 
 T = TypeVar("T")
 
+GIVEN, TAKEN = 2**20, 2**18  # bytes of one part that a call sends, and that it receives
 LENGTH = struct.Struct("<q")  # of a message, bytes; not counted, as TCP's headers are not
 
 
@@ -46,9 +47,9 @@ class TcpPair:
     def send(self, *messages: Tensor) -> None:
         """Send vectors, one after the other; returns when the kernel has them. RuntimeError if it cannot."""
         parts = [memoryview(part) for each in messages for part in (LENGTH.pack(len(each)), each.numpy().data)]
-        left = [part for part in parts if len(part)]
+        left = [part[start : start + GIVEN] for part in parts for start in range(0, len(part), GIVEN)]
         while left:
-            moved = self._moved(self._socket.sendmsg, left)
+            moved = self._moved(self._socket.sendmsg, left[:4])
             while left and moved >= len(left[0]):
                 moved -= len(left.pop(0))
             if moved:
@@ -85,7 +86,7 @@ class TcpPair:
             view = view[moved:]
 
     def _receive_all(self, view: memoryview) -> int:
-        return self._socket.recv_into(view, 0, socket.MSG_WAITALL)
+        return self._socket.recv_into(view[:TAKEN], 0, socket.MSG_WAITALL)
 
     def _moved(self, call: Callable[[T], int], what: T) -> int:
         """Bytes that the kernel has moved. RuntimeError on loss or timeout, which ends the connection for both."""
