@@ -2,8 +2,8 @@
 
 Beside Gloo: no rendezvous for a message, which may be on its way before the peer asks for it, and one that is longer
 than what was due is refused instead of aborting the process. The kernel buffers some megabytes in each direction, so a
-send can return before the peer has read anything. Waits are the kernel's, which keeps their time as well: with Python's
-own timeouts a socket is asked twice for every piece that is there. A call moves no more than caches hold.
+send can return before the peer has read anything; what moves in one call, though, is still in the caches of those who
+read it next.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from splitcom_dist.errors import WireError
 
 T = TypeVar("T")
 
-GIVEN, TAKEN = 2**20, 2**18  # bytes of one part that a call sends, and that it receives
+PIECE, AT_ONCE = 2**18, 4  # bytes of a part; parts that one call sends
 LENGTH = struct.Struct("<q")  # of a message, bytes; not counted, as TCP's headers are not
 
 
@@ -41,15 +41,15 @@ class TcpPair:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             raise RuntimeError(f"no connection with rank {peer}: {error}") from error
-        _let_the_kernel_wait(self._socket, timeout_seconds)
+        self._socket.settimeout(timeout_seconds)
         self._writer: Background[Tensor, None] | None = None
 
     def send(self, *messages: Tensor) -> None:
         """Send vectors, one after the other; returns when the kernel has them. RuntimeError if it cannot."""
         parts = [memoryview(part) for each in messages for part in (LENGTH.pack(len(each)), each.numpy().data)]
-        left = [part[start : start + GIVEN] for part in parts for start in range(0, len(part), GIVEN)]
+        left = [part[start : start + PIECE] for part in parts for start in range(0, len(part), PIECE)]
         while left:
-            moved = self._moved(self._socket.sendmsg, left[:4])
+            moved = self._moved(self._socket.sendmsg, left[:AT_ONCE])
             while left and moved >= len(left[0]):
                 moved -= len(left.pop(0))
             if moved:
@@ -80,36 +80,23 @@ class TcpPair:
 
     def _fill(self, view: memoryview) -> None:
         while view:
-            if not (moved := self._moved(self._receive_all, view)):
+            if not (moved := self._moved(self._socket.recv_into, view[:PIECE])):
                 self._end()
                 raise RuntimeError("Connection closed by peer")
             view = view[moved:]
-
-    def _receive_all(self, view: memoryview) -> int:
-        return self._socket.recv_into(view[:TAKEN], 0, socket.MSG_WAITALL)
 
     def _moved(self, call: Callable[[T], int], what: T) -> int:
         """Bytes that the kernel has moved. RuntimeError on loss or timeout, which ends the connection for both."""
         try:
             return call(what)
-        except OSError as error:
+        except OSError as error:  # TimeoutError is one: "timed out"
             self._end()
-            reason = "timed out" if isinstance(error, BlockingIOError) else error
-            raise RuntimeError(f"Connection lost: {reason}") from error
+            raise RuntimeError(f"Connection lost: {error}") from error
 
     def _end(self) -> None:
         """Both ends hear of it, also a thread of ours that waits here: closed, its number could be another's."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-
-
-def _let_the_kernel_wait(connection: socket.socket, timeout_seconds: float) -> None:
-    """A call ends when all is done, with what has moved until then, or with BlockingIOError when nothing has."""
-    connection.settimeout(None)
-    micros = round(timeout_seconds * 1e6)
-    limit = struct.pack("@ll", micros // 1_000_000, micros % 1_000_000)  # a timeval
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        connection.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 class Receiving:
