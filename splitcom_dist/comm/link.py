@@ -131,9 +131,8 @@ class Edge:
     def receive(self, expected: Expected) -> Arrived:
         """The next packet: header, sections, size in bytes. Raises WireError or PeerLost.
 
-        Sections are views into a buffer that the next `receive` overwrites, but for packets that came ahead or are to
-        go on to a device. No more
-        than the larger of `SLOT` and `expected.max_bytes` is ever allocated.
+        Sections are views into a buffer that the next `receive` overwrites, but for packets that came ahead or go on to
+        a device. No more than the larger of `SLOT` and `expected.max_bytes` is ever allocated.
         """
         if not self.has_arrived:
             rest_workers()
