@@ -1,6 +1,6 @@
 """How near a split run comes to its limit: tokens a second against one process that does the same arithmetic.
 
-    python benchmarks/limit.py [--shapes tiny gpt2] [--clients 1 4] [--rounds 5] [--codec none]
+    python benchmarks/limit.py [--shapes tiny gpt2] [--clients 1 4] [--rounds 5] [--codec none] [--keep-memory]
 
 The limit is one_process.py: the same model, LoRA, batches and optimizer in one process with peft, and no wire. Both
 take 8 texts of 128 tokens a client and step, targets at every position, those of several clients one after the other
@@ -8,9 +8,10 @@ take 8 texts of 128 tokens a client and step, targets at every position, those o
 as there are cores, the ranks share these. A round times the two one after the other; printed are medians over rounds,
 and of the ratios the lowest and the highest too. Start-up, the first steps and the last one do not count. `work` is
 the CPU time a token of clients and server, against that of the one process: what of a shortfall is work, not waiting
-(threads that spin until others are done count in it; ranks let them spin less).
-Writes benchmarks/results/limit.md. Five rounds take ten minutes for tiny on two idle cores, three quarters of
-an hour for GPT-2 small's shape.
+(threads that spin until others are done count in it; ranks let them spin less). With `--keep-memory` the one process,
+too, keeps the memory that it frees, as ranks do and no plain process does.
+Writes benchmarks/results/limit.md, or limit_kept.md. Five rounds take ten minutes for tiny on two idle cores, half an
+hour for GPT-2 small's shape.
 """
 
 import argparse
@@ -53,13 +54,15 @@ def main() -> None:
     parser.add_argument("--clients", nargs="+", type=int, default=list(REACH))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--codec", default="none")
+    parser.add_argument("--keep-memory", action="store_true")
     parser.add_argument("more", nargs="*", metavar="key=value", help="settings of the split run")
     options = parser.parse_args()
     lines = [
         "# A split run against its limit",
         "",
         f"Tokens a second of clients, a server and an aggregator, codec {options.codec}, cut after 2 blocks, against "
-        f"one process that does the same arithmetic with peft; {BATCH} x {TOKENS} tokens a client and step, medians of "
+        f"one process{', which keeps the memory that it frees,' if options.keep_memory else ''} that does the same "
+        f"arithmetic with peft; {BATCH} x {TOKENS} tokens a client and step, medians of "
         f"{options.rounds} interleaved rounds. Seed {SEED}. {machine()}",
         "",
         "| model | clients | batching | threads | split run | one process | ratio | lowest, highest | reach | work |",
@@ -71,12 +74,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             settings = settings_of(shape, clients, batching, Path(scratch))
             own = [f"codec={options.codec}", *options.more]
-            rounds = [one_round(settings, own, clients, Path(scratch) / str(n)) for n in range(options.rounds)]
+            folders = [Path(scratch) / str(number) for number in range(options.rounds)]
+            rounds = [one_round(settings, own, clients, folder, options.keep_memory) for folder in folders]
         lines.append(row(shape, clients, batching, rounds, options.more))
         print(lines[-1], file=sys.stderr, flush=True)
     text = "\n".join([*lines, ""])
     print(text)
-    RESULTS.write_text(text)
+    (RESULTS.with_stem("limit_kept") if options.keep_memory else RESULTS).write_text(text)
 
 
 def settings_of(shape: str, clients: int, batching: str, scratch: Path) -> list[str]:
@@ -96,14 +100,14 @@ def settings_of(shape: str, clients: int, batching: str, scratch: Path) -> list[
     ]
 
 
-def one_round(settings: list[str], own: list[str], clients: int, scratch: Path) -> Round:
+def one_round(settings: list[str], own: list[str], clients: int, scratch: Path, keep_memory: bool) -> Round:
     _, marks = marked_run([*settings, *own], scratch)
     ranks = range(clients + 1)  # the clients and the server; the aggregator waits
     ends = {rank: (marks[rank][WARM_UP], marks[rank][-2]) for rank in ranks}  # -1 is behind the last step
     tokens = clients * BATCH * TOKENS * (ends[clients][1].step - WARM_UP)
     seconds = ends[clients][1].clock - ends[clients][0].clock
     cpu = sum(last.cpu - first.cpu for first, last in ends.values())
-    return Round(Pace(tokens / seconds, cpu / tokens), one_process(settings, WARM_UP))
+    return Round(Pace(tokens / seconds, cpu / tokens), one_process(settings, WARM_UP, keep_memory))
 
 
 def row(shape: str, clients: int, batching: str, rounds: list[Round], more: list[str]) -> str:

@@ -1,10 +1,11 @@
 """The limit of a split run: one process that trains the same batches with peft, with no cut, wire or log.
 
-    python benchmarks/one_process.py [--warm-up 5] key=value ...
+    python benchmarks/one_process.py [--warm-up 5] [--keep-memory] key=value ...
 
 The settings are those of the split run. Every step takes a batch of each client, one after the other or, as the server
 with roles.server_batching=merged, all in one pass, and one step of the optimizer on their gradients. Prints tokens
-(input positions) a second, and seconds of CPU a token; neither the first steps count nor the last.
+(input positions) a second, and seconds of CPU a token; neither the first steps count nor the last. A plain process
+gives what it frees back to the system; with `--keep-memory` it keeps it, as ranks do.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from torch.nn import functional
 from splitcom_dist.codec.ragged import target_rows, to_ragged
 from splitcom_dist.config.files import load_config
 from splitcom_dist.data.batching import Batch, collate
+from splitcom_dist.heap import keep_freed_memory
 from splitcom_dist.layout import layout_for
 from splitcom_dist.models.lora import peft_config
 from splitcom_dist.models.sources import find_model
@@ -44,13 +46,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+", metavar="key=value")
     parser.add_argument("--warm-up", type=int, default=5, help="steps that do not count")
+    parser.add_argument("--keep-memory", action="store_true")
     options = parser.parse_args()
+    if options.keep_memory:
+        keep_freed_memory()
     print(json.dumps(asdict(train(options.settings, options.warm_up))))
 
 
-def one_process(settings: Sequence[str], warm_up: int) -> Pace:
+def one_process(settings: Sequence[str], warm_up: int, keep_memory: bool = False) -> Pace:
     """`train` in a process of its own."""
     command = [sys.executable, str(Path(__file__).resolve()), f"--warm-up={warm_up}", *settings]
+    command += ["--keep-memory"] if keep_memory else []
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return Pace(**json.loads(told.splitlines()[-1]))
 
