@@ -74,8 +74,8 @@ def main() -> None:
             torch.manual_seed(SEED)
             save_random(CONFIGS[shape](), model, torch.bfloat16)
             texts = full_texts(Path(scratch) / "texts", BATCH * (WARM_UP + STEPS + 1), options.tokens)
-            run = [f"model.name={model}", f"runtime.device={options.device}", *texts, *options.more]
-            run.append(f"runtime.compile={options.compile}".lower())
+            compiled = f"runtime.compile={options.compile}".lower()
+            run = [f"model.name={model}", f"runtime.device={options.device}", compiled, *texts, *options.more]
             paces: dict[str, list[tuple[float, float]]] = {codec: [] for codec in options.codecs}
             for number, codec in itertools.product(range(options.rounds), options.codecs):
                 paces[codec].append(pace([*run, f"codec={codec}"], Path(scratch) / f"{codec}-{number}"))

@@ -6,9 +6,10 @@ as torch's own operators do, so that symbols and scales are the same to the bit;
 
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
+from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from splitcom_dist.errors import UserError
@@ -20,14 +21,17 @@ AS_IN_TORCH = {"eager_numerics.division_rounding": True, "emulate_precision_cast
 
 @cache
 def fused(function: Callable[P, T]) -> Callable[P, T]:
-    """The function by torch.compile, for tensors of two rows or more: at its first call, which takes seconds.
+    """A function of rows by torch.compile: at its first call, which takes seconds.
 
-    Raises UserError there if torch cannot.
+    No rows, or one, are left to the function itself: torch would compile anew for these. Raises UserError if torch
+    cannot compile it.
     """
     compiled = torch.compile(function, dynamic=True, options={**AS_IN_TORCH, "compile_threads": 1})
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if len(cast(Tensor, args[0])) < 2:
+            return function(*args, **kwargs)
         try:
             return compiled(*args, **kwargs)
         except TorchDynamoException as error:

@@ -93,12 +93,12 @@ class Int8:
         return tokens * width
 
     def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        quantize = fused(absmax_int8) if self.fused and len(rows) > 1 else absmax_int8
+        quantize = fused(absmax_int8) if self.fused else absmax_int8
         scales, symbols = quantize(rows)
         return _bytes(scales), _bytes(symbols)
 
     def decode(self, scales: Tensor, symbols: Tensor, tokens: int, width: int) -> Tensor:
-        dequantize = fused(scaled_int8) if self.fused and tokens > 1 else scaled_int8
+        dequantize = fused(scaled_int8) if self.fused else scaled_int8
         return dequantize(scales.clone().view(torch.bfloat16), symbols.view(torch.int8).view(tokens, width), self.dtype)
 
 
@@ -134,11 +134,13 @@ def register_quantizer(name: str, make: Callable[[LinkCodecConfig, torch.dtype],
     QUANTIZERS[name] = make
 
 
-def quantizer_of(config: LinkCodecConfig, dtype: torch.dtype, fused: bool = False) -> Quantizer:
-    """The configured one, for activations of `dtype`, `fused` if it is one to be compiled; KeyError for a quantizer of
-    whole matrices (matrices.py)."""
+def quantizer_of(config: LinkCodecConfig, dtype: torch.dtype, compiled: bool = False) -> Quantizer:
+    """The configured one, for activations of `dtype`, `compiled` where that is of use.
+
+    KeyError for a quantizer of whole matrices (matrices.py).
+    """
     quantizer = QUANTIZERS[config.quantizer](config, dtype)
-    return replace(quantizer, fused=True) if fused and isinstance(quantizer, Int8) else quantizer
+    return replace(quantizer, fused=True) if compiled and isinstance(quantizer, Int8) else quantizer
 
 
 def _bytes(tensor: Tensor) -> Tensor:
