@@ -33,7 +33,7 @@ class World(Assembly):
         place: Place,
         layout: Layout,
         timeout_seconds: float,
-        transport: str = "gloo",
+        transport: str = "tcp",
         link: LinkConfig | None = None,
         tolerant: bool = False,
     ) -> None:
@@ -43,7 +43,7 @@ class World(Assembly):
         self._link = link or LinkConfig()
         self._up, self._down = self._links()
         super().__init__(place, layout, timeout_seconds, tolerant)
-        meet = partial(TcpPair, host=self._own_address()) if transport == "tcp" else GlooPair
+        meet = partial(TcpPair, host=self._own_address()) if transport in ("tcp", "nccl") else GlooPair
         self.groups = Groups(self._store, self.rank, layout, timeout_seconds, tolerant, meet)
         try:
             if not self.comes_back:
@@ -58,7 +58,7 @@ class World(Assembly):
             return address_towards(*self.meeting)
         except OSError as error:
             raise UserError(
-                f"transport=tcp: no address of this host for the way to {self.meeting[0]} ({error}); export "
+                f"{self.meeting[0]}: no address of this host for the way there ({error}); export "
                 "GLOO_SOCKET_IFNAME, the interface of the network that joins the ranks, or set transport=gloo"
             ) from None
 
@@ -70,7 +70,7 @@ class World(Assembly):
             names = ", ".join(map(self.layout.name_of, ranks))
             raise UserError(
                 f"transport=mpi: mpi4py or its MPI library is missing on {names}: pip install 'splitcom-dist[mpi]' and "
-                "install Open MPI or MPICH there, or set transport=gloo"
+                "install Open MPI or MPICH there, or set transport=tcp"
             )
         with naming("a rank", range(self.layout.world_size), "the start of MPI"):
             return MpiCommunicator(self.place, self.timeout)

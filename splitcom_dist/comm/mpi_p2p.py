@@ -30,7 +30,7 @@ def check_launcher(place: Place, environment: Mapping[str, str]) -> None:
     if not any(variable in environment for variable in STARTED_BY_MPI):
         raise UserError(
             f"transport=mpi: {place.launcher} started these ranks; start them with mpirun (launch/mpirun.sh), "
-            "or set transport=gloo"
+            "or set transport=tcp"
         )
 
 

@@ -64,13 +64,13 @@ def check_devices(layout: Layout, identities: Mapping[int, str]) -> None:
     if lacking:
         raise UserError(
             f"transport=nccl: no CUDA device, or no NCCL in torch, on {', '.join(map(layout.name_of, lacking))}: "
-            "set transport=gloo"
+            "set transport=tcp"
         )
     for client, server in layout.edges():
         if identities[client] == identities[server]:
             raise UserError(
                 f"transport=nccl: {layout.name_of(client)} and {layout.name_of(server)} share one device "
-                f"({identities[client]}), between which NCCL cannot send: give each its own, or set transport=gloo"
+                f"({identities[client]}), between which NCCL cannot send: give each its own, or set transport=tcp"
             )
 
 

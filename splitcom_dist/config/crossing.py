@@ -77,13 +77,13 @@ def _check_nccl(config: Config) -> None:
     if config.runtime.device == "cpu":
         raise UserError(
             "transport=nccl: with runtime.device=cpu there is nothing on a GPU to send; set runtime.device=cuda or "
-            "transport=gloo"
+            "transport=tcp"
         )
     if config.runtime.link != LinkConfig():
-        raise UserError("runtime.link: holds back what is in host memory, not what NCCL sends; set transport=gloo")
+        raise UserError("runtime.link: holds back what is in host memory, not what NCCL sends; set transport=tcp")
     links = [lookup(config.codec, link) for link in links_of(config.model.tail_layers)]
     if not any(stays_on_device(link) and link.gate != "never" for link in links):
         raise UserError(
-            f"transport=nccl: codec {config.codec.name} makes all its packets in host memory; set transport=gloo or "
+            f"transport=nccl: codec {config.codec.name} makes all its packets in host memory; set transport=tcp or "
             "mpi, or a codec of none, fp16, int8 or splitcom"
         )

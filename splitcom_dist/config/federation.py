@@ -23,7 +23,7 @@ def check_federation(config: Config) -> None:
         )
     if config.fed.lost == "go_on":
         for key, fit in (
-            ("transport", ("gloo", "tcp")),
+            ("transport", ("tcp", "gloo")),
             ("fed.adapter_quantizer", ("none",)),
             ("rest.policy", ("never",)),
         ):
@@ -55,7 +55,7 @@ def _check_batching(config: Config) -> None:
             )
     if batching == "arrival" and config.transport == "nccl":
         raise UserError(
-            "roles.server_batching=arrival: transport=nccl has one transfer under way at a time; set transport=gloo or "
+            "roles.server_batching=arrival: transport=nccl has one transfer under way at a time; set transport=tcp or "
             "roles.server_batching=merged"
         )
 

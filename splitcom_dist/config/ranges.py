@@ -31,7 +31,7 @@ CHOICES = {
     "control.ddpg.every": ("round", "epoch"),
     "telemetry.baseline_dtype": ("float16", "float32"),
     "runtime.device": ("auto", "cpu", "cuda"),
-    "transport": ("gloo", "tcp", "nccl", "mpi"),
+    "transport": ("tcp", "gloo", "nccl", "mpi"),
     "resume": ("never", "auto"),
 }
 ADDED: dict[str, list[str]] = {}  # values that extensions have added to a key, or to a last part of several keys

@@ -260,9 +260,9 @@ class Config:
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    # of packets between clients and servers: gloo, tcp (clients connect to the server), nccl (payloads on GPUs), mpi
+    # of packets between clients and servers: tcp (clients connect to the server), gloo, nccl (payloads on GPUs), mpi
     # (under mpirun)
-    transport: str = "gloo"
+    transport: str = "tcp"
     resume: str = "never"  # auto: go on with the run in --out, if there is one
     extensions: list[str] = field(default_factory=list)  # Python files or modules to import first (docs/extending.md)
 

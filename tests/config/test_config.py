@@ -130,7 +130,7 @@ def test_what_cannot_be_merged_is_refused(override: str, batching: str) -> None:
 
 
 def test_nobody_is_served_as_he_comes_over_nccl() -> None:
-    with pytest.raises(UserError, match="transport=nccl has one transfer under way at a time; set transport=gloo"):
+    with pytest.raises(UserError, match="transport=nccl has one transfer under way at a time; set transport=tcp"):
         load_config([], ["roles.server_batching=arrival", "transport=nccl", "runtime.device=cuda"])
 
 

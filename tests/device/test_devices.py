@@ -65,7 +65,7 @@ def test_nccl_needs_a_device_at_both_ends_of_every_edge() -> None:
         UserError, match=r"no CUDA device, or no NCCL in torch, on rank 1 \(client 1\), rank 2 \(server\): "
     ):
         check_devices(layout, {0: "a 1", 1: "", 2: "", 3: "a 3"})
-    shared = r"rank 1 \(client 1\) and rank 2 \(server\) share one device \(a 3\).* set transport=gloo"
+    shared = r"rank 1 \(client 1\) and rank 2 \(server\) share one device \(a 3\).* set transport=tcp"
     with pytest.raises(UserError, match=shared):
         check_devices(layout, {0: "a 1", 1: "a 3", 2: "a 3", 3: ""})
 
@@ -73,13 +73,13 @@ def test_nccl_needs_a_device_at_both_ends_of_every_edge() -> None:
 @pytest.mark.parametrize(
     ("settings", "mend"),
     [
-        (["runtime.device=cpu"], r"transport=nccl: with runtime.device=cpu .*runtime.device=cuda or transport=gloo"),
+        (["runtime.device=cpu"], r"transport=nccl: with runtime.device=cpu .*runtime.device=cuda or transport=tcp"),
         (
             ["codec=video"],
-            r"transport=nccl: codec video makes all its packets in host memory; set transport=gloo or mpi",
+            r"transport=nccl: codec video makes all its packets in host memory; set transport=tcp or mpi",
         ),
         (["codec=tah"], "transport=nccl: codec tah makes all"),
-        (["runtime.link.delay_ms=5"], "runtime.link: .*set transport=gloo"),
+        (["runtime.link.delay_ms=5"], "runtime.link: .*set transport=tcp"),
     ],
 )
 def test_what_nccl_cannot_carry_is_refused_with_the_mend(settings: list[str], mend: str) -> None:

@@ -104,7 +104,7 @@ SHAPES: dict[str, dict[str, object]] = {
     "standard": {"codec": "none"},
     "video": {"codec": "video"},
     "overlapped": {"codec": "video", "train.micro_batches": 2, "roles.overlap": "full"},
-    "over tcp": {"codec": "none", "transport": "tcp"},
+    "over gloo": {"codec": "none", "transport": "gloo"},
     "as they come": {"codec": "video", "roles.server_batching": "arrival"},
     "U-shape": {"codec": "splitcom_all_int8", "shape": "u_shape"},
 }

@@ -17,6 +17,7 @@ from conftest import run_command
 
 from splitcom_dist.codec.header import SECTIONS
 from splitcom_dist.comm.gloo_p2p import GlooPair
+from splitcom_dist.comm.tcp_p2p import TcpPair
 from splitcom_dist.data.tokens import Sample
 from splitcom_dist.models.sources import ModelSource
 from splitcom_dist.roles import share, u_server
@@ -70,7 +71,7 @@ def watch(findings: Path) -> Callable[[], None]:
         this_rank: list[int] = []
         # of tests before this one, from which this process was forked; held, so that no new one gets the place of one
         inherited = {id(each): each for each in live_tensors()}
-        post, wait_for, total = GlooPair.post_receive, World.wait_for, World.sum_over_ranks
+        wait_for, total = World.wait_for, World.sum_over_ranks
         tokenizer, run, serve = ModelSource.tokenizer, ServerRole.run, ServerRole.step
 
         class Recorded:
@@ -80,6 +81,10 @@ def watch(findings: Path) -> Callable[[], None]:
             def wait(self) -> None:
                 self.pending.wait()
                 received.append(self.buffer.numpy().tobytes())
+
+        def record(kind: type[GlooPair] | type[TcpPair]) -> None:
+            post: Callable[[Any, torch.Tensor], Any] = kind.post_receive
+            kind.post_receive = lambda self, buffer: Recorded(post(self, buffer), buffer)  # type: ignore[assignment]
 
         def heard(self: World, *arguments: Any) -> str:
             text = wait_for(self, *arguments)
@@ -111,7 +116,8 @@ def watch(findings: Path) -> Callable[[], None]:
             run(self)
             findings.write_text(json.dumps(found))
 
-        GlooPair.post_receive = lambda self, buffer: Recorded(post(self, buffer), buffer)  # type: ignore[assignment,return-value]
+        record(GlooPair)
+        record(TcpPair)
         World.wait_for, World.sum_over_ranks = heard, summed  # type: ignore[method-assign,assignment]
         ModelSource.tokenizer = counted  # type: ignore[method-assign]
         ServerRole.run, ServerRole.step = ran, stepped  # type: ignore[method-assign]

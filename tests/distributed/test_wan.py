@@ -56,7 +56,7 @@ def script(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subproces
         "runtime.timeout_seconds": 30,
         "runtime.threads": 1,
         "telemetry.progress": "false",
-        "transport": getattr(request, "param", "gloo"),
+        "transport": getattr(request, "param", "tcp"),
     }
     variables = {"CLIENTS": 1, "UP_MBIT": UP, "DOWN_MBIT": DOWN, "DELAY_MS": DELAY, "PYTHON": sys.executable}
     process = subprocess.Popen(
