@@ -4,7 +4,7 @@
 
 GPT-2 small, GPT-2 XL and a Llama of 1.6 billion weights, all random, in bfloat16: a client with the first two blocks, a
 server and an aggregator share one device, 8 texts of 512 tokens a step. NCCL knows no two ranks on one device, so
-payloads cross in host memory over Gloo; where there is a device for each, say transport=nccl. The two ends of the
+payloads cross in host memory over TCP; where there is a device for each, say transport=nccl. The two ends of the
 link up are then timed alone, on rows of the same size that drift by 3 % a visit, the device waited for before and
 after; GB/s are of the rows. Medians over rounds, start-up and the first steps left out. `--compile` sets
 runtime.compile=true. Writes benchmarks/results/gpu.md, or gpu_compiled.md; to try it without a GPU: --device cpu

@@ -1,7 +1,7 @@
 """Point-to-point over NCCL: payloads from device to device, one communicator a client-server pair.
 
 Only the payloads of links whose codec stays on the device travel here; headers and all that is made on the host go
-ahead of them over Gloo, so that a receive is posted for as many bytes as a checked header says. NCCL has no tags and
+ahead of them over TCP, so that a receive is posted for as many bytes as a checked header says. NCCL has no tags and
 no way to refuse a message of another length: transfers of a pair match by their order, which is the same at both ends.
 A rank has one transfer under way at a time and waits for it, so no two communicators wait for each other, and both
 ends of a pair must not send at once. Every wait ends: what is not done in time is aborted, and its communicator
